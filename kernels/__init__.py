@@ -1,0 +1,1 @@
+"""Triton low-bit kernels, installed as `dqlab.kernels`."""
