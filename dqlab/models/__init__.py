@@ -1,1 +1,1 @@
-"""models."""
+"""Pipelines, shipped models, training recipes and the data set."""

@@ -1,0 +1,20 @@
+"""Training recipes of the shipped models, by name."""
+
+from dqlab.errors import UnknownNameError
+from dqlab.models.recipes.attribute_classifier import AttributeClassifierRecipe
+from dqlab.models.recipes.base import Recipe
+from dqlab.models.recipes.pixel_unet import PixelUNet
+
+RECIPES: dict[str, type[Recipe]] = {r.name: r for r in (AttributeClassifierRecipe, PixelUNet)}
+
+
+def recipe_for(name: str) -> Recipe:
+    """The training recipe called `name`.
+
+    Raises:
+        UnknownNameError: if there is none.
+
+    """
+    if name not in RECIPES:
+        raise UnknownNameError(f"No training recipe {name!r}; there are {', '.join(RECIPES)}.")
+    return RECIPES[name]()

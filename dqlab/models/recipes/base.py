@@ -1,0 +1,93 @@
+"""What a training recipe is, and the noise-prediction loss most of them share."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dqlab.engine import Budget, Progress, Stage, cosine
+
+
+class Recipe(ABC):
+    """How one shipped model is trained and exported."""
+
+    name: str
+    minutes: float
+    """Default time budget, for two slow cores."""
+    settings: dict[str, Any]
+    """Everything that shapes the result; recorded in the model card."""
+
+    @abstractmethod
+    def task(self, budget: Budget, device: torch.device) -> Any:
+        """The engine's task: data, loss and stages."""
+
+    @abstractmethod
+    def export(self, module: nn.Module, folder: Path) -> None:
+        """Write the trained module as a folder that `dqlab.load` and diffusers read."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of name and settings: a resumable state belongs to exactly one."""
+        text = json.dumps([self.name, self.settings], sort_keys=True)
+        return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+@dataclass
+class SupervisedTask:
+    """A module, its sampler of batches and its loss, in one cosine stage of AdamW."""
+
+    module: nn.Module
+    draw: Any
+    objective: Any
+    fingerprint: str
+    budget: Budget
+    lr: float
+    ema_decay: float | None = 0.999
+    warmup: float = 0.02
+
+    def __post_init__(self) -> None:
+        self.stages = [
+            Stage(
+                self.budget,
+                list(self.module.parameters()),
+                self.lr,
+                cosine(self.warmup),
+                clip_norm=1.0,
+                name=self.fingerprint.rsplit("-", 1)[0],
+            )
+        ]
+
+    def batch(self, generator: torch.Generator) -> Any:
+        """Draw one batch."""
+        return self.draw(generator)
+
+    def loss(self, batch: Any, progress: Progress) -> Tensor:
+        """The recipe's loss."""
+        return self.objective(batch)
+
+
+def add_noise(alphas_cumprod: Tensor, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps (Ho et al. 2020, eq. 4); t is int64 `[N]`."""
+    abar = alphas_cumprod[t].view(-1, *[1] * (clean.ndim - 1))
+    return abar.sqrt() * clean + (1 - abar).sqrt() * noise
+
+
+def blended_weights(alphas_cumprod: Tensor, cap: float = 10.0) -> Tensor:
+    """Loss weight per timestep, `[T]`, mean 1: half uniform, half min(1/SNR, cap).
+
+    The uniform half sharpens detail at low noise; the other half is the x_0 loss (capped), which
+    decides mean colour where the uniform loss hardly sees it (t > 600).
+    """
+    inverse_snr = ((1 - alphas_cumprod) / alphas_cumprod).clamp(max=cap)
+    return 0.5 + 0.5 * inverse_snr / inverse_snr.mean()
+
+
+def weighted_noise_loss(predicted: Tensor, noise: Tensor, weight: Tensor) -> Tensor:
+    """Mean over the batch of weight[n] * mean((predicted - noise)^2)."""
+    per_sample = (predicted.float() - noise).square().flatten(1).mean(1)
+    return (weight * per_sample).mean()

@@ -1,0 +1,131 @@
+"""Train a shipped model: run its recipe, resumably, and export the result with provenance."""
+
+import json
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dqlab import seeds
+from dqlab.engine import Budget, Report, train
+from dqlab.models.fashion import data_hash
+from dqlab.models.recipes import recipe_for
+from dqlab.models.recipes.base import Recipe
+from dqlab.paths import ROOT, models_dir, state_dir
+
+
+def train_model(
+    name: str,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    device: str | None = None,
+    precision: str = "auto",
+    seed: int = seeds.TRAINING,
+    fresh: bool = False,
+    out: Path | None = None,
+    progress: bool = True,
+) -> Path:
+    """Train the shipped model `name` from scratch, or continue where the last run stopped.
+
+    The resumable state lies in `.dqlab/runs/<name>/`; the folder with the result is replaced
+    only when the run is complete.
+
+    Args:
+        name: a recipe, such as "pixel-unet".
+        minutes: time budget; default: the recipe's.
+        steps: step budget instead, reproducible to the byte on one machine.
+        device: default: a GPU if there is one.
+        precision: "fp32", "bf16", or "auto" (times both).
+        seed: names every random draw.
+        fresh: throw a saved state away.
+        out: result folder; default `data/models/<name>`.
+        progress: show a bar.
+
+    Returns:
+        The folder with the result.
+
+    """
+    recipe = recipe_for(name)
+    budget = Budget(steps=steps) if steps else Budget(minutes=minutes or recipe.minutes)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    run_dir = state_dir() / "runs" / name
+    commit = git_commit()
+    report = train(
+        recipe.task(budget, place),
+        seed=seed,
+        run_dir=run_dir,
+        device=place,
+        precision=precision,
+        fresh=fresh,
+        progress=progress,
+        on_save=lambda module: _replace(recipe, module, run_dir / "latest"),
+    )
+    folder = out or models_dir() / name
+    _replace(recipe, report.module, folder, provenance(recipe, report, seed, commit, place))
+    return folder
+
+
+def _replace(recipe: Recipe, module, folder: Path, record: dict[str, Any] | None = None) -> None:
+    """Export beside `folder`, then swap, so that it is never half-written."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        fresh = Path(scratch) / "new"
+        recipe.export(module.to("cpu") if record else _on_cpu(module), fresh)
+        if record:
+            (fresh / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+        if folder.exists():
+            folder.rename(Path(scratch) / "old")
+        fresh.rename(folder)
+
+
+def _on_cpu(module):
+    """A CPU copy of a module that is still being trained."""
+    import copy
+
+    return copy.deepcopy(module).to("cpu")
+
+
+def provenance(
+    recipe: Recipe, report: Report, seed: int, commit: str, device: torch.device
+) -> dict[str, Any]:
+    """What a model card must say about how the weights came to be."""
+    return {
+        "recipe": recipe.name,
+        "settings": recipe.settings,
+        "seed": seed,
+        "stages": report.stages,
+        "precision": report.precision,
+        "commit": commit,
+        "data": {"name": "Fashion-MNIST", "hash": data_hash()},
+        "machine": machine_kind(device),
+        "date": time.strftime("%Y-%m-%d"),
+        "curve": report.curve[:: max(1, len(report.curve) // 200)],
+    }
+
+
+def git_commit() -> str:
+    """The checkout's commit, with "+" if files differ from it, or "unknown" outside one."""
+    if not shutil.which("git"):
+        return "unknown"
+
+    def ask(*words: str) -> str:
+        done = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True)
+        return done.stdout.strip()
+
+    commit = ask("rev-parse", "--short=12", "HEAD")
+    changed = ask("status", "--porcelain", "--untracked-files=no", "--", "dqlab")
+    return (commit + ("+" if changed else "")) or "unknown"
+
+
+def machine_kind(device: torch.device | str = "cpu") -> str:
+    """Cores and instruction set, or the name of the GPU."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{platform.machine()} {capability}, {torch.get_num_threads()} threads"
