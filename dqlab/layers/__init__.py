@@ -1,1 +1,20 @@
-"""layers."""
+"""Quantized layers and attention, how a model is wrapped and walked, site policies."""
+
+from dqlab.layers.context import StepContext
+from dqlab.layers.explore import Anatomy, explore
+from dqlab.layers.policy import Policy, Rule, common_policy
+from dqlab.layers.quantizer import Quantizer
+from dqlab.layers.wrap import QuantizedAttention, QuantizedLayer, quantizers
+
+__all__ = [
+    "Anatomy",
+    "Policy",
+    "QuantizedAttention",
+    "QuantizedLayer",
+    "Quantizer",
+    "Rule",
+    "StepContext",
+    "common_policy",
+    "explore",
+    "quantizers",
+]

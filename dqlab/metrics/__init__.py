@@ -1,1 +1,27 @@
-"""metrics."""
+"""How good is a quantized model, and what does it cost."""
+
+from dqlab.metrics.cost import Cost, cost
+from dqlab.metrics.frechet import features, frechet_distance, frechet_with_error
+from dqlab.metrics.paired import PairedError, paired_error
+from dqlab.metrics.sqnr import (
+    bootstrap_mean_sqnr_db,
+    error_powers,
+    mean_sqnr_db,
+    sqnr_per_step,
+    to_db,
+)
+
+__all__ = [
+    "Cost",
+    "PairedError",
+    "bootstrap_mean_sqnr_db",
+    "cost",
+    "error_powers",
+    "features",
+    "frechet_distance",
+    "frechet_with_error",
+    "mean_sqnr_db",
+    "paired_error",
+    "sqnr_per_step",
+    "to_db",
+]

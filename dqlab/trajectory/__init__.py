@@ -1,1 +1,6 @@
-"""trajectory."""
+"""Sampling loops as data: record trajectories, replay them, watch tensors pass."""
+
+from dqlab.trajectory.probe import inactive, replay, tapped
+from dqlab.trajectory.states import States, concatenate, record
+
+__all__ = ["States", "concatenate", "inactive", "record", "replay", "tapped"]

@@ -1,0 +1,192 @@
+"""Command line: `dqlab methods | models | quantize | compare | train | doctor`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dqlab.errors import DqlabError, InvalidInputError
+
+app = typer.Typer(
+    help="The lab bench for diffusion-model quantization.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+out = Console()
+
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+Model = Annotated[str, typer.Argument(help="Shipped model, diffusers folder, or hub id.")]
+MethodName = Annotated[str, typer.Option("--method", "-m", help="See `dqlab methods`.")]
+Weights = Annotated[str, typer.Option("--weights", "-w", help="Bits, or a format such as fp8.")]
+Activations = Annotated[
+    str, typer.Option("--activations", "-a", help="Bits, a format, or 'none' for full precision.")
+]
+Steps = Annotated[int, typer.Option(help="num_inference_steps.")]
+
+
+def _bits(text: str) -> Any:
+    """`8` -> 8, `none` -> None, anything else is a format name."""
+    if text.lower() in ("none", "fp", "full"):
+        return None
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+def _print_table(rows: list[dict[str, Any]], columns: list[str]) -> None:
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(_cell(row[c]) for c in columns))
+    out.print(table)
+
+
+def _cell(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+@app.command()
+def methods(as_json: AsJson = False) -> None:
+    """List the quantization methods."""
+    from dqlab.api import methods_table
+
+    rows = methods_table()
+    if as_json:
+        return _print_json(rows)
+    _print_table(rows, ["slug", "venue", "arxiv", "category", "moments", "applies_to"])
+    return None
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the shipped models."""
+    from dqlab.api import models_table
+
+    rows = models_table()
+    if as_json:
+        return _print_json(rows)
+    _print_table(rows, ["name", "pipeline", "megabytes"])
+    return None
+
+
+@app.command()
+def quantize(
+    model: Model,
+    method: MethodName,
+    weights: Weights,
+    activations: Activations,
+    output: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must be new.")],
+    steps: Steps = 20,
+) -> None:
+    """Quantize MODEL and save it as a diffusers folder."""
+    import dqlab
+
+    if output.exists():
+        raise InvalidInputError(f"{output} exists already; give a new folder with --out.")
+    pipe = dqlab.load(model)
+    sampler = {"num_inference_steps": steps}
+    q = dqlab.quantize(pipe, method, _bits(weights), _bits(activations), sampler=sampler)
+    _save_whole(q, output)
+    out.print(f"{model} quantized with {method} at W{weights}A{activations}: {output}")
+
+
+def _save_whole(pipe, folder: Path) -> None:
+    """Write beside `folder`, then rename: it appears complete or not at all."""
+    import tempfile
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            whole = Path(scratch) / "new"
+            pipe.save_pretrained(whole)
+            whole.rename(folder)
+    except OSError as error:
+        raise InvalidInputError(
+            f"{folder} cannot be written ({error.strerror or error}). Choose a folder you may "
+            "write to, on a disk with room."
+        ) from error
+
+
+@app.command()
+def compare(
+    model: Model,
+    method: MethodName,
+    weights: Weights,
+    activations: Activations,
+    steps: Steps = 20,
+    seeds: Annotated[int, typer.Option(help="How many held-out trajectories.")] = 16,
+    as_json: AsJson = False,
+) -> None:
+    """Quantize MODEL and compare it with the original and with plain rounding."""
+    import dqlab
+
+    pipe = dqlab.load(model)
+    sampler = {"num_inference_steps": steps}
+    q = dqlab.quantize(pipe, method, _bits(weights), _bits(activations), sampler=sampler)
+    found = dqlab.compare(pipe, q, num_seeds=seeds, baseline=True)
+    if as_json:
+        return _print_json({"model": model} | found.to_dict())
+    out.print(str(found))
+    return None
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="Which shipped model to train.")],
+    minutes: Annotated[float | None, typer.Option(help="Time budget.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Step budget: reproducible.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    fresh: Annotated[bool, typer.Option(help="Discard a saved state.")] = False,
+    target: Annotated[Path | None, typer.Option("--out", help="Result folder.")] = None,
+) -> None:
+    """Train a shipped model from scratch, or go on where the last run stopped."""
+    from dqlab.models.training import train_model
+
+    folder = train_model(
+        name, minutes=minutes, steps=steps, device=device, fresh=fresh, out=target
+    )
+    out.print(f"{name} is in {folder}. Measure it: dqlab card {name}")
+
+
+@app.command()
+def card(name: Annotated[str, typer.Argument(help="A shipped model.")]) -> None:
+    """Measure a shipped model and write its model card."""
+    from dqlab.metrics.quality import write_card
+
+    out.print(write_card(name))
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what works on this machine, and what to do about what does not."""
+    from dqlab.doctor import diagnose, render
+
+    checks = diagnose()
+    if as_json:
+        return _print_json([vars(c) for c in checks])
+    out.print(render(checks))
+    if any(c.status == "fail" for c in checks):
+        raise typer.Exit(1)
+    return None
+
+
+def main() -> None:
+    """Run the command line; an error dqlab raises on purpose is one sentence, exit code 2."""
+    try:
+        app()
+    except DqlabError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", soft_wrap=True, markup=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Stopped. Nothing was half-written; run again to resume.")
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""StepContext: what a quantizer may know about the moment its layer runs.
+
+The denoiser publishes it with a forward pre-hook: the timestep of every row, that timestep's
+index on the schedule a quantized pipeline is bound to, and the guidance branch. There is one
+context per wrapped denoiser; a deep copy of the denoiser brings its own.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dqlab.errors import InvalidInputError
+
+
+class StepContext:
+    """Timestep, step index and guidance branch of the rows now running through a denoiser.
+
+    Attributes:
+        schedule: timesteps of the bound sampler in sampling order, float `[T]`, or None.
+        branches: names of the guidance branches in the order the pipeline stacks them, such as
+            `("uncond", "cond")`; empty without guidance.
+        timestep: float `[N]`, one per row of the running batch; None outside a forward.
+
+    """
+
+    def __init__(self) -> None:
+        self.schedule: Tensor | None = None
+        self.branches: tuple[str, ...] = ()
+        self.timestep: Tensor | None = None
+        self._step: Tensor | None = None
+
+    def bind(self, schedule: Tensor | None) -> None:
+        """Say which timesteps the sampler will visit, in its order."""
+        self.schedule = None if schedule is None else schedule.detach().cpu().to(torch.float64)
+
+    def attach(self, denoiser: nn.Module) -> None:
+        """Publish from `denoiser`'s forward from now on."""
+        denoiser.step_context = self
+        denoiser.register_forward_pre_hook(self.publish, with_kwargs=True)
+
+    def publish(self, denoiser: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook: read sample and timestep however they were passed."""
+        named = call_arguments(denoiser, args, kwargs)
+        sample = named[sample_argument(denoiser)]
+        timestep = torch.as_tensor(named["timestep"]).detach().cpu().to(torch.float64).reshape(-1)
+        self.timestep = timestep.expand(len(sample)) if len(timestep) == 1 else timestep
+        self._step = None
+
+    @property
+    def step(self) -> Tensor:
+        """Index of every row's timestep on the bound schedule, int64 `[N]`.
+
+        Raises:
+            InvalidInputError: if nothing is bound, or a row's timestep is not on the schedule.
+
+        """
+        if self._step is None:
+            self._step = self._find()
+        return self._step
+
+    def _find(self) -> Tensor:
+        if self.schedule is None or self.timestep is None:
+            raise InvalidInputError(
+                "This model looks ranges up by sampling step, but no schedule is bound or no "
+                "forward is running. Sample with the pipeline that `quantize` returned."
+            )
+        hit = self.timestep[:, None] == self.schedule[None, :]
+        if not bool(hit.any(1).all()):
+            stray = sorted(set(self.timestep[~hit.any(1)].tolist()))
+            raise InvalidInputError(
+                f"Timesteps {stray[:4]} are not among the {len(self.schedule)} steps this model "
+                "was quantized for. Sample with the same scheduler and num_inference_steps, or "
+                "quantize again with sampler=dict(num_inference_steps=...)."
+            )
+        return hit.int().argmax(1)
+
+
+def call_arguments(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a forward call by name."""
+    signature = inspect.signature(type(module).forward)
+    named = dict(signature.bind(module, *args, **kwargs).arguments)
+    del named[next(iter(signature.parameters))]
+    return named
+
+
+def sample_argument(denoiser: nn.Module) -> str:
+    """Name of the noisy input in the denoiser's forward: its first argument after self."""
+    return list(inspect.signature(type(denoiser).forward).parameters)[1]

@@ -1,0 +1,102 @@
+"""Find what a denoiser is made of by running it once: layers, attentions, their order.
+
+Nothing is recognised by class name. Whatever calls `scaled_dot_product_attention` is an
+attention; a softmax followed by no such call is reported as not covered.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from dqlab.layers.wrap import LAYERS
+
+_SOFTMAX = {torch.softmax, torch.Tensor.softmax, nn.functional.softmax}
+
+
+@dataclass
+class Anatomy:
+    """What one forward pass showed.
+
+    Attributes:
+        layers: paths of the Conv and Linear modules, in execution order.
+        attentions: paths of the modules that call scaled_dot_product_attention, in order.
+        uncovered: what cannot be quantized, as sentences; never skipped silently.
+        order: every module path in the order it was first entered.
+
+    """
+
+    layers: list[str] = field(default_factory=list)
+    attentions: list[str] = field(default_factory=list)
+    uncovered: list[str] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
+
+
+class _Watch(TorchFunctionMode):
+    """Records which module is innermost whenever an attention or a softmax is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.attentions: dict[str, None] = {}
+        self.softmaxes: dict[str, None] = {}
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if self.stack and func is nn.functional.scaled_dot_product_attention:
+            self.attentions[self.stack[-1]] = None
+        elif self.stack and func in _SOFTMAX:
+            self.softmaxes[self.stack[-1]] = None
+        return func(*args, **(kwargs or {}))
+
+
+def explore(model: nn.Module, run: Callable[[], object]) -> Anatomy:
+    """Run `run` (one forward of `model`) and report what happened inside."""
+    found, watch = Anatomy(), _Watch()
+    handles = []
+    for path, module in model.named_modules():
+        handles += _follow(path, module, found, watch)
+    try:
+        with torch.no_grad(), watch:
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    found.attentions = list(watch.attentions)
+    _list_uncovered(model, found, watch)
+    return found
+
+
+def _follow(path: str, module: nn.Module, found: Anatomy, watch: _Watch) -> list:
+    """Keep `watch.stack` at the innermost running module and note first entries."""
+    seen: set[str] = set()
+
+    def enter(*_) -> None:
+        watch.stack.append(path)
+        if path not in seen:
+            seen.add(path)
+            found.order.append(path)
+            if isinstance(module, LAYERS):
+                found.layers.append(path)
+
+    def leave(*_) -> None:
+        watch.stack.pop()
+
+    return [
+        module.register_forward_pre_hook(enter),
+        module.register_forward_hook(leave, always_call=True),
+    ]
+
+
+def _list_uncovered(model: nn.Module, found: Anatomy, watch: _Watch) -> None:
+    ran = set(found.layers)
+    for path, module in model.named_modules():
+        if isinstance(module, LAYERS) and path not in ran:
+            found.uncovered.append(f"{path} ({type(module).__name__}) did not run")
+        elif isinstance(module, nn.modules.conv._ConvTransposeNd | nn.Bilinear):
+            found.uncovered.append(f"{path} ({type(module).__name__}) has no quantized form")
+    for path in watch.softmaxes:
+        kind = type(model.get_submodule(path)).__name__
+        if path not in watch.attentions:
+            found.uncovered.append(f"{path} ({kind}) computes a softmax of its own")

@@ -1,0 +1,76 @@
+"""The quantizer at one site: a format, a range, and taps that can watch the tensor pass."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from dqlab.errors import InvalidInputError
+from dqlab.formats import Format, Range
+from dqlab.layers.context import StepContext
+
+Tap = Callable[[Tensor], None]
+
+
+class Quantizer(nn.Module):
+    """Simulates one number format on the tensor at one site.
+
+    A quantizer without a range, or with `active` off, passes its input on untouched, so that
+    the wrapped model starts out as the full-precision one.
+
+    Attributes:
+        site: its name, `<module path>.<operand>`.
+        format: the number format, or None for full precision.
+        scale, zero_point: the range: scalar, per output channel `[C, 1, ...]`, or per sampling
+            step `[T]` if `per_step`.
+        taps: functions called with the unquantized tensor on every pass.
+
+    """
+
+    def __init__(self, site: str, context: StepContext):
+        super().__init__()
+        self.site, self.context = site, context
+        self.format: Format | None = None
+        self.per_step = False
+        self.active = True
+        self.taps: list[Tap] = []
+        self.register_buffer("scale", None)
+        self.register_buffer("zero_point", None)
+
+    @property
+    def range(self) -> Range | None:
+        """The whole range (all steps of a table), or None before one is set."""
+        return None if self.scale is None else Range(self.scale, self.zero_point)
+
+    def set_range(self, found: Range, per_step: bool = False) -> None:
+        """Use `found` from now on; with `per_step` its first axis is the sampling step."""
+        if not bool(found.scale.isfinite().all()):
+            raise InvalidInputError(
+                f"The range found for {self.site} is not finite: the values seen there hold NaN "
+                "or infinity. Check the weights and the calibration set."
+            )
+        self.scale, self.zero_point, self.per_step = found.scale, found.zero_point, per_step
+
+    def current(self, ndim: int) -> Range:
+        """The range for the rows now running, shaped to broadcast against `ndim` dimensions."""
+        if not self.per_step:
+            return self.range
+        return self.range.index(self.context.step.to(self.scale.device), ndim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Quantize and dequantize `x`; same shape and dtype."""
+        for tap in self.taps:
+            tap(x)
+        if self.format is None or self.scale is None or not self.active:
+            return x
+        return self.format.fake_quant(x, self.current(x.ndim))
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        """Accept ranges of any shape: a fresh quantizer has none to compare with."""
+        for name in ("scale", "zero_point"):
+            if (stored := state_dict.get(prefix + name)) is not None:
+                setattr(self, name, stored.clone())
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        """Site and format."""
+        return f"{self.site}, {self.format.name if self.format else 'full precision'}"

@@ -1,0 +1,164 @@
+"""How a model is wrapped: every Conv, Linear and attention gets quantizers at its operands.
+
+A wrapped module keeps its place, name, parameters and `isinstance` relations: its class becomes
+a subclass of what it was (`QuantizedConv2d` is a `Conv2d`), so code that inspects layers goes
+on working and `copy.deepcopy` copies the whole model consistently.
+"""
+
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from dqlab.layers.context import StepContext
+from dqlab.layers.quantizer import Quantizer
+
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+ATTENTION_OPERANDS = ("q", "k", "v", "p")
+
+
+class QuantizedLayer(nn.Module):
+    """Mixed into a Conv or Linear: quantizes its input and its weight, then computes as before."""
+
+    input_quantizer: nn.Module
+    weight_quantizer: nn.Module
+    frozen: bool
+    """The weight already lies on its grid, so only the input is quantized at run time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output on quantized operands."""
+        return self.operate(self.input_quantizer(x), self.quantized_weight())
+
+    def quantized_weight(self) -> Tensor:
+        """The weight as the layer uses it."""
+        return self.weight if self.frozen else self.weight_quantizer(self.weight)
+
+    def operate(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The plain convolution or product."""
+        if isinstance(self, nn.Linear):
+            return nn.functional.linear(x, weight, self.bias)
+        return self._conv_forward(x, weight, self.bias)
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Put the weight on its grid for good."""
+        self.weight.copy_(self.quantized_weight())
+        self.frozen = True
+
+    def _codes_range(self, ndim: int):
+        quantizer = self.weight_quantizer
+        return None if quantizer.format is None or not self.frozen else quantizer.current(ndim)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        """Frozen weights are stored as integer codes."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if found := self._codes_range(self.weight.ndim):
+            weight = destination.pop(prefix + "weight").detach()
+            codes = self.weight_quantizer.format.encode(weight.float(), found)
+            destination[prefix + "weight_codes"] = _smallest(codes)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        """Decode integer codes, with the range stored beside them."""
+        codes = state_dict.pop(prefix + "weight_codes", None)
+        if codes is not None:
+            quantizer = self.weight_quantizer
+            quantizer._load_from_state_dict(
+                dict(state_dict), prefix + "weight_quantizer.", {}, False, [], [], []
+            )
+            weight = quantizer.format.decode(codes, quantizer.current(codes.ndim))
+            state_dict[prefix + "weight"] = weight.to(self.weight.dtype)
+            self.frozen = True
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _smallest(codes: Tensor) -> Tensor:
+    """The same integers in the narrowest type that holds them."""
+    low, high = int(codes.min()), int(codes.max())
+    for dtype in (torch.uint8, torch.int8, torch.int16):
+        info = torch.iinfo(dtype)
+        if info.min <= low and high <= info.max:
+            return codes.to(dtype)
+    return codes
+
+
+class QuantizedAttention(nn.Module):
+    """Mixed into an attention module: its softmax(QK')V becomes explicit and quantizable.
+
+    It computes `scaled_dot_product_attention` as the two products it stands for, with a
+    quantizer on Q, K, V and on the softmax output P.
+    """
+
+    def forward(self, *args, **kwargs):
+        """The module's own forward, its attention made explicit."""
+        with _Explicit(self):
+            return super().forward(*args, **kwargs)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask, causal, scale) -> Tensor:
+        """`[B, H, L, D]` each; mask broadcast to `[B, H, L, S]`, boolean (keep) or additive."""
+        q, k, v = self.q_quantizer(query), self.k_quantizer(key), self.v_quantizer(value)
+        scores = (q * (scale or q.shape[-1] ** -0.5)) @ k.transpose(-2, -1)
+        if causal:
+            keep = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+            scores = scores.masked_fill(~keep, -torch.inf)
+        if mask is not None:
+            keeps = mask.dtype == torch.bool
+            scores = scores.masked_fill(~mask, -torch.inf) if keeps else scores + mask
+        return self.p_quantizer(scores.softmax(-1)) @ v
+
+
+class _Explicit(TorchFunctionMode):
+    """Within it, scaled_dot_product_attention goes through `owner.attend`."""
+
+    def __init__(self, owner: QuantizedAttention):
+        super().__init__()
+        self.owner = owner
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is not nn.functional.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        return _attend(self.owner, *args, **kwargs)
+
+
+def _attend(
+    owner: QuantizedAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """The signature of scaled_dot_product_attention; dropout is off in every denoiser here."""
+    if enable_gqa:
+        repeats = query.shape[-3] // key.shape[-3]
+        key, value = (t.repeat_interleave(repeats, -3) for t in (key, value))
+    return owner.attend(query, key, value, attn_mask, is_causal, scale)
+
+
+@cache
+def _quantized_class(mixin: type, cls: type) -> type:
+    return type(f"Quantized{cls.__name__}", (mixin, cls), {"__module__": cls.__module__})
+
+
+def wrap_layer(module: nn.Module, path: str, context: StepContext) -> None:
+    """Give a Conv or Linear its quantizers, in place."""
+    module.__class__ = _quantized_class(QuantizedLayer, type(module))
+    module.frozen = False
+    for operand in ("input", "weight"):
+        module.add_module(f"{operand}_quantizer", Quantizer(f"{path}.{operand}", context))
+
+
+def wrap_attention(module: nn.Module, path: str, context: StepContext) -> None:
+    """Give an attention module its quantizers, in place."""
+    module.__class__ = _quantized_class(QuantizedAttention, type(module))
+    for operand in ATTENTION_OPERANDS:
+        module.add_module(f"{operand}_quantizer", Quantizer(f"{path}.{operand}", context))
+
+
+def quantizers(model: nn.Module) -> dict[str, Quantizer]:
+    """Every quantizer of a wrapped model by site name."""
+    return {m.site: m for m in model.modules() if isinstance(m, Quantizer)}

@@ -1,0 +1,147 @@
+"""What a method is: five moments, each with plain round-to-nearest behaviour until overridden.
+
+calibrate   which (x_t, t, condition) stand for the whole trajectory?
+reshape     which rewrite of the model makes the tensors easier?
+place       which format and range at which site and step?   (`formats`, `ranges`)
+fit         which parameters are learned, against which loss?
+correct     what is repaired while sampling?
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from dqlab import seeds
+from dqlab.errors import InvalidInputError
+from dqlab.formats import Format
+from dqlab.layers import quantizers
+from dqlab.methods.job import Job
+from dqlab.models.families import Family
+from dqlab.ranges import MinMax, min_max
+from dqlab.trajectory import States, inactive, record, replay, tapped
+
+MOMENTS: dict[str, tuple[str, ...]] = {
+    "calibrate": ("calibrate",),
+    "reshape": ("reshape",),
+    "place": ("formats", "ranges"),
+    "fit": ("fit",),
+    "correct": ("correct",),
+}
+CALIBRATION_TRAJECTORIES = 32
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method comes from."""
+
+    title: str
+    venue: str
+    arxiv: str
+
+
+class Phase(Protocol):
+    """One entry of a method's fit: it changes the job's denoiser and nothing else."""
+
+    name: str
+
+    def run(self, job: Job) -> None:
+        """Do it."""
+
+
+@dataclass(frozen=True)
+class SetRanges:
+    """Ask the recipe's `ranges` for every site of one kind ("weight" or "activation")."""
+
+    kind: str
+
+    @property
+    def name(self) -> str:
+        """For progress and records."""
+        return f"{self.kind} ranges"
+
+    def run(self, job: Job) -> None:
+        """Set them."""
+        job.recipe.ranges(job, job.sites(self.kind))
+
+
+class Method:
+    """Base of all methods. Subclasses override only the moments their paper is about."""
+
+    slug: ClassVar[str]
+    paper: ClassVar[Paper]
+    category: ClassVar[str]
+    kind: ClassVar[str] = "quantizer"
+    bits: ClassVar[dict[str, Sequence[int]]] = {
+        "weights": range(2, 9),
+        "activations": range(2, 9),
+    }
+    """Integer bit-widths the method is defined for; format names such as "fp8" also work."""
+
+    def unfit(self, family: Family) -> str | None:
+        """Why this method cannot work on a family's models, or None if it can."""
+        return None
+
+    def calibrate(self, job: Job) -> States:
+        """The uniform set: every step of 32 full-precision trajectories."""
+        chosen = seeds.CALIBRATION[:CALIBRATION_TRAJECTORIES]
+        return record(job.original, chosen, job.sampler)[0]
+
+    def reshape(self, job: Job) -> None:
+        """Leave the model as it is."""
+
+    def formats(self, job: Job) -> dict[str, Format | None]:
+        """The number format of every site, as the job's policy says."""
+        return {
+            site: job.policy.format(site, job.weights, job.activations)
+            for site in quantizers(job.denoiser)
+        }
+
+    def ranges(self, job: Job, sites: Sequence[str]) -> None:
+        """Min-max: weights per output channel, activations per tensor over the calibration set.
+
+        Activation ranges are read with weights already quantized and activations not.
+        """
+        found = quantizers(job.denoiser)
+        weights = {q.site: layer.weight for layer in job.layers() for q in job.weight_sites(layer)}
+        watched = {s: MinMax() for s in sites if s not in weights and found[s].format}
+        for site in sites:
+            if site in weights and found[site].format:
+                found[site].set_range(min_max(weights[site].detach(), found[site].format, axis=0))
+        if watched:
+            observe(job, watched)
+            for site, observer in watched.items():
+                found[site].set_range(observer.range(found[site].format))
+
+    def fit(self, job: Job) -> list[Phase]:
+        """Learn nothing: weight ranges, then activation ranges."""
+        return [SetRanges("weight"), SetRanges("activation")]
+
+    def correct(self, job: Job) -> Any:
+        """Repair nothing while sampling."""
+        return None
+
+    @classmethod
+    def moments(cls) -> tuple[str, ...]:
+        """The moments this class overrides, read off the class itself."""
+
+        def changed(name: str) -> bool:
+            return getattr(cls, name) is not getattr(Method, name)
+
+        return tuple(m for m, names in MOMENTS.items() if any(map(changed, names)))
+
+
+def observe(job: Job, observers: dict[str, Any]) -> None:
+    """Replay the calibration set with activations unquantized; every observer sees its site."""
+    active = [q for q in quantizers(job.denoiser).values() if not q.site.endswith(".weight")]
+    with (
+        inactive(active),
+        tapped(job.denoiser, observers, lambda site, x: _update(observers[site], site, x)),
+    ):
+        replay(job.denoiser, job.calibration)
+
+
+def _update(observer, site: str, x) -> None:
+    try:
+        observer.update(x)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"At {site}: {error}") from error

@@ -1,0 +1,115 @@
+"""Recipes: one method per moment, composed with `|`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from dqlab.errors import InvalidInputError, NotApplicableError, UnknownNameError
+from dqlab.methods.method import MOMENTS, Method
+from dqlab.methods.registry import find
+from dqlab.models.families import Family
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Which method acts at which moment; moments not named behave as plain rounding.
+
+    Attributes:
+        methods: the methods taking part, in the order they were combined.
+        owners: moment -> the method that acts there.
+
+    """
+
+    methods: tuple[Method, ...]
+    owners: dict[str, Method] = field(default_factory=dict)
+
+    def __or__(self, other: "Recipe") -> "Recipe":
+        """Both; raises InvalidInputError where both act at the same moment."""
+        for moment in self.owners.keys() & other.owners.keys():
+            mine, theirs = self.owners[moment].slug, other.owners[moment].slug
+            raise InvalidInputError(
+                f"{mine} and {theirs} both act at the moment {moment!r}. Drop it from one: "
+                f"recipe({mine!r}).without({moment!r}) | recipe({theirs!r})."
+            )
+        return Recipe(self.methods + other.methods, self.owners | other.owners)
+
+    def only(self, *moments: str) -> "Recipe":
+        """Act at the given moments alone."""
+        _known(moments)
+        return self._keep({m: o for m, o in self.owners.items() if m in moments})
+
+    def without(self, *moments: str) -> "Recipe":
+        """Act everywhere but at the given moments."""
+        _known(moments)
+        return self._keep({m: o for m, o in self.owners.items() if m not in moments})
+
+    def _keep(self, owners: dict[str, Method]) -> "Recipe":
+        methods = tuple(m for m in self.methods if m in owners.values())
+        return Recipe(methods or (find("rtn")(),), owners)
+
+    def __getattr__(self, name: str) -> Any:
+        """`recipe.fit`, `recipe.ranges`...: the owner's, or plain behaviour."""
+        for moment, names in MOMENTS.items():
+            if name in names:
+                return getattr(self.owners.get(moment, find("rtn")()), name)
+        raise AttributeError(name)
+
+    @property
+    def slug(self) -> str:
+        """Such as "q-diffusion | ptqd"."""
+        return " | ".join(m.slug for m in self.methods)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: method slugs, and who acts when."""
+        owners = {moment: method.slug for moment, method in self.owners.items()}
+        return {"methods": [m.slug for m in self.methods], "moments": owners}
+
+    def check(self, family: Family, weights: Any, activations: Any) -> None:
+        """Refuse models and bit-widths that a method is not defined for."""
+        for method in self.methods:
+            if reason := method.unfit(family):
+                raise NotApplicableError(
+                    f"{method.slug} does not apply to a {family.name}: {reason}"
+                )
+            for name, bits in (("weights", weights), ("activations", activations)):
+                _check_bits(method, name, bits)
+
+
+def _check_bits(method: Method, name: str, bits: Any) -> None:
+    if isinstance(bits, bool) or (isinstance(bits, int) and bits not in method.bits[name]):
+        allowed = ", ".join(map(str, method.bits[name]))
+        raise InvalidInputError(
+            f"{name}={bits!r} is not a bit-width {method.slug} is defined for; choose one of "
+            f"{allowed}, or a format name such as 'fp8'."
+        )
+
+
+def _known(moments: tuple[str, ...]) -> None:
+    for moment in moments:
+        if moment not in MOMENTS:
+            raise UnknownNameError(f"No moment {moment!r}; there are {', '.join(MOMENTS)}.")
+
+
+def recipe(name: str, **options: Any) -> Recipe:
+    """The recipe of one method.
+
+    Args:
+        name: slug ("q-diffusion") or module name ("q_diffusion").
+        options: the method's own settings, see its docstring.
+
+    Raises:
+        UnknownNameError: if there is no such method.
+
+    """
+    method = find(name)(**options)
+    return Recipe((method,), dict.fromkeys(method.moments(), method))
+
+
+def as_recipe(given: "str | Recipe") -> Recipe:
+    """A recipe from a method name, or the recipe itself."""
+    if isinstance(given, Recipe):
+        return given
+    if isinstance(given, str):
+        return recipe(given)
+    raise InvalidInputError(
+        f"Expected a method name or a recipe, got {type(given).__name__}. Try dqlab.recipe('rtn')."
+    )

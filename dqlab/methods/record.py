@@ -1,0 +1,64 @@
+"""The record a quantized model carries: how it was made, and what restoring it takes."""
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import nn
+
+from dqlab.formats import Format
+from dqlab.layers import quantizers
+from dqlab.methods.job import Job
+from dqlab.models.families import FAMILIES
+
+SAVE_VERSION = 1
+
+
+def write_record(job: Job, seconds: float) -> None:
+    """Put the record into the denoiser's config, where diffusers saves it."""
+    schedule = job.context.schedule
+    record = {
+        "quant_method": "dqlab",
+        "version": SAVE_VERSION,
+        "recipe": job.recipe.to_dict(),
+        "weights": _plain(job.weights),
+        "activations": _plain(job.activations),
+        "policy": job.policy.to_dict(),
+        "sampler": vars(job.sampler),
+        "schedule": schedule.tolist(),
+        "profile": job.profile,
+        "seed": job.seed,
+        "calibration": {"hash": job.calibration.hash, "rows": len(job.calibration)},
+        "layers": job.anatomy.layers,
+        "attentions": job.anatomy.attentions,
+        "uncovered": job.anatomy.uncovered,
+        "formats": {
+            s: q.format.to_dict() for s, q in quantizers(job.denoiser).items() if q.format
+        },
+        "fingerprint": fingerprint(job.denoiser),
+        "fit_seconds": round(seconds, 1),
+    }
+    job.denoiser.register_to_config(quantization_config=record)
+
+
+def _plain(bits: Any) -> Any:
+    return bits.to_dict() if isinstance(bits, Format) else bits
+
+
+def fingerprint(denoiser: nn.Module) -> str:
+    """Short SHA-256 over all codes, ranges and parameters, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(denoiser.state_dict().items()):
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(name.encode())
+        digest.update(raw.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def describe(pipe) -> dict[str, Any]:
+    """How a pipeline was quantized: recipe, bits, policy, sampler, calibration; {} if not."""
+    for component in {f.component for f in FAMILIES}:
+        config = getattr(getattr(pipe, component, None), "config", {})
+        if "quantization_config" in config:
+            return dict(config["quantization_config"])
+    return {}

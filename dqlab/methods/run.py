@@ -1,0 +1,137 @@
+"""`quantize`: walk a pipeline's copy through the five moments and hand it back whole."""
+
+import copy
+import time
+from typing import Any
+
+from torch import nn
+
+from dqlab.errors import InvalidInputError
+from dqlab.formats import Format
+from dqlab.layers import Policy, common_policy, explore, quantizers
+from dqlab.layers.wrap import wrap_attention, wrap_layer
+from dqlab.methods.job import PROFILES, Job
+from dqlab.methods.recipe import Recipe, as_recipe
+from dqlab.methods.record import write_record
+from dqlab.models.families import Family, Sampler, family_of
+from dqlab.trajectory import States
+
+
+def quantize(
+    pipe,
+    recipe: "str | Recipe",
+    weights: Any,
+    activations: Any,
+    *,
+    sampler: Sampler | dict[str, Any] | None = None,
+    calibration: States | None = None,
+    policy: str | Policy = "common",
+    softmax: int = 8,
+    profile: str = "teach",
+    seed: int = 0,
+):
+    """Quantize a diffusers pipeline; the original is left untouched.
+
+    Args:
+        pipe: a diffusers pipeline of a known family.
+        recipe: a method name or a recipe, such as `recipe("rtn")`.
+        weights: bits (int), a format or its name ("fp8").
+        activations: the same, or None for full precision.
+        sampler: the setting that tables and corrections are fitted for; default 20 steps, eta 0.
+        calibration: states to calibrate on instead of the method's own choice.
+        policy: "common", or a `Policy` of your own.
+        softmax: bits of the softmax output.
+        profile: "teach" (minutes on a laptop) or "paper" (the paper's own settings).
+        seed: of everything the fit draws.
+
+    Returns:
+        A pipeline of the same class whose denoiser simulates the quantized network.
+
+    Raises:
+        UnknownNameError, InvalidInputError, NotApplicableError: before anything is changed.
+
+    """
+    chosen, family = as_recipe(recipe), family_of(pipe)
+    chosen.check(family, weights, activations)
+    if profile not in PROFILES:
+        raise InvalidInputError(f"profile={profile!r}; choose one of {', '.join(PROFILES)}.")
+    source = _checked_denoiser(pipe, family)
+    denoiser = copy.deepcopy(source).eval().requires_grad_(False)
+    rules = policy if isinstance(policy, Policy) else _policy(policy, family, softmax)
+    job = Job(
+        pipe,
+        denoiser,
+        family,
+        chosen,
+        Sampler.of(sampler),
+        weights,
+        activations,
+        rules,
+        profile,
+        seed,
+    )
+    started = time.perf_counter()
+    _run_moments(job, calibration)
+    result = _with_denoiser(pipe, family, denoiser)
+    write_record(job, time.perf_counter() - started)
+    return result
+
+
+def _checked_denoiser(pipe, family: Family) -> nn.Module:
+    denoiser = family.denoiser(pipe)
+    if quantizers(denoiser):
+        raise InvalidInputError("This pipeline is quantized already; quantize the original.")
+    for name, parameter in denoiser.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise InvalidInputError(
+                f"The weight {name} of the {family.component} holds NaN or infinity, so no range "
+                "fits it. Load the model again or repair that tensor."
+            )
+    return denoiser
+
+
+def _policy(name: str, family: Family, softmax: int) -> Policy:
+    if name != "common":
+        raise InvalidInputError(f"policy={name!r}; choose 'common' or pass a Policy.")
+    return common_policy(family.first, family.last, softmax)
+
+
+def _run_moments(job: Job, calibration: States | None) -> None:
+    """Calibrate, reshape, place, fit. Correction is bound when the pipeline is put together."""
+    recipe = job.recipe
+    job.calibration = (calibration or recipe.calibrate(job)).check("calibration")
+    recipe.reshape(job)
+    wrap(job)
+    formats: dict[str, Format | None] = recipe.formats(job)
+    for site, quantizer in quantizers(job.denoiser).items():
+        quantizer.format = formats[site]
+    for phase in recipe.fit(job):
+        phase.run(job)
+    for layer in job.layers():
+        layer.freeze()
+
+
+def wrap(job: Job) -> None:
+    """Find every operand by running one state, and give each a quantizer."""
+    example = job.calibration[:1]
+    job.anatomy = explore(job.denoiser, lambda: example.call(job.denoiser))
+    wrap_sites(job.denoiser, job.context, job.anatomy.layers, job.anatomy.attentions)
+    job.context.bind(job.calibration.t.unique_consecutive())
+
+
+def wrap_sites(denoiser: nn.Module, context, layers: list[str], attentions: list[str]) -> None:
+    """Wrap the named modules in place."""
+    for path in layers:
+        wrap_layer(denoiser.get_submodule(path), path, context)
+    for path in attentions:
+        wrap_attention(denoiser.get_submodule(path), path, context)
+    context.attach(denoiser)
+
+
+def _with_denoiser(pipe, family: Family, denoiser: nn.Module):
+    """A pipeline like `pipe` around another denoiser, with a scheduler of its own."""
+    result = copy.copy(pipe)
+    result.register_modules(
+        **{family.component: denoiser, "scheduler": copy.deepcopy(pipe.scheduler)}
+    )
+    return result

@@ -1,0 +1,71 @@
+"""Signal-to-quantization-noise ratio of the noise prediction, per sampling step.
+
+    SQNR_k = 10 log10( sum eps^2 / sum (eps_q - eps)^2 )   dB,
+
+sums over all trajectories and elements at step k, both networks asked about the same
+full-precision states. 20 dB means that the error has 1 % of the signal's power.
+"""
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from dqlab.trajectory import States, replay
+
+
+def error_powers(states: States, denoiser: nn.Module, batch_size: int = 32) -> pd.DataFrame:
+    """Signal and error power per (step, seed), summed over elements and guidance branches.
+
+    Returns:
+        A frame with columns step, t, seed, signal, noise.
+
+    """
+    answer = replay(denoiser, states, batch_size)
+    frame = pd.DataFrame(
+        {
+            "step": states.step.numpy(),
+            "t": states.t.cpu().numpy().astype(float),
+            "seed": states.seed.numpy(),
+            "signal": _power(states.output),
+            "noise": _power(answer - states.output),
+        }
+    )
+    return frame.groupby(["step", "t", "seed"], as_index=False).sum()
+
+
+def _power(x: Tensor):
+    return x.double().square().flatten(1).sum(1).cpu().numpy()
+
+
+def to_db(signal, noise):
+    """10 log10(signal / noise), elementwise; an exact answer gives infinity."""
+    ratio = torch.as_tensor(signal, dtype=torch.float64) / torch.as_tensor(
+        noise, dtype=torch.float64
+    )
+    return (10 * ratio.log10()).numpy()
+
+
+def sqnr_per_step(powers: pd.DataFrame) -> pd.DataFrame:
+    """Columns step, t, sqnr_db from `error_powers`' frame."""
+    sums = powers.groupby(["step", "t"], as_index=False)[["signal", "noise"]].sum()
+    return sums.assign(sqnr_db=to_db(sums["signal"], sums["noise"]))[["step", "t", "sqnr_db"]]
+
+
+def mean_sqnr_db(powers: pd.DataFrame) -> float:
+    """Mean over steps of the per-step SQNR in dB."""
+    return float(sqnr_per_step(powers)["sqnr_db"].mean())
+
+
+def bootstrap_mean_sqnr_db(
+    powers: pd.DataFrame, draws: int = 500, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Interval of `mean_sqnr_db` over resampled trajectories (percentile bootstrap)."""
+    grid = [powers.pivot(index="step", columns="seed", values=c) for c in ("signal", "noise")]
+    signal, noise = (torch.tensor(g.to_numpy()) for g in grid)
+    generator = torch.Generator().manual_seed(seed)
+    picks = torch.randint(signal.shape[1], (draws, signal.shape[1]), generator=generator)
+    ratio = signal[:, picks].sum(-1) / noise[:, picks].sum(-1)
+    means = (10 * ratio.log10()).mean(0)
+    tail = (1 - level) / 2
+    low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=means.dtype)).tolist()
+    return low, high

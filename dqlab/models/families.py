@@ -1,0 +1,132 @@
+"""One adapter per pipeline family: the few facts dqlab needs beyond the diffusers interface.
+
+Which component is the denoiser, which layers are first and last, how guidance stacks its
+branches, and how to ask the pipeline for a given list of trajectories.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dqlab.errors import InvalidInputError, NotApplicableError
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """The sampler setting that tables and corrections are fitted for.
+
+    Attributes:
+        num_inference_steps: network calls per trajectory (per guidance branch).
+        eta: DDIM's eta; 0 is deterministic, 1 is DDPM-like.
+        guidance_scale: classifier-free guidance; None means the family's default.
+
+    """
+
+    num_inference_steps: int = 20
+    eta: float = 0.0
+    guidance_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_inference_steps <= 1000:
+            raise InvalidInputError(
+                f"num_inference_steps={self.num_inference_steps}; choose 1 to 1000."
+            )
+        if not 0 <= self.eta <= 1:
+            raise InvalidInputError(f"eta={self.eta}; DDIM's eta lies in [0, 1].")
+
+    @classmethod
+    def of(cls, given: "Sampler | dict[str, Any] | None") -> "Sampler":
+        """From a Sampler, keyword arguments as a dict, or None for the defaults."""
+        if given is None:
+            return cls()
+        if isinstance(given, cls):
+            return given
+        try:
+            return cls(**given)
+        except TypeError:
+            known = ", ".join(cls.__dataclass_fields__)
+            raise InvalidInputError(
+                f"sampler={given!r} has unknown settings; known are {known}."
+            ) from None
+
+
+@dataclass(frozen=True)
+class Family:
+    """How to drive the pipelines of one family."""
+
+    name: str
+    pipelines: tuple[str, ...]
+    component: str
+    first: str
+    last: str
+    has_eta: bool = True
+    branches: tuple[str, ...] = ()
+
+    def denoiser(self, pipe) -> nn.Module:
+        """The network that predicts noise."""
+        return getattr(pipe, self.component)
+
+    def arguments(
+        self, pipe, sampler: Sampler, generators: list[torch.Generator]
+    ) -> dict[str, Any]:
+        """Keyword arguments of the pipeline call that runs one trajectory per generator."""
+        eta = {"eta": sampler.eta} if self.has_eta else {}
+        return eta | {
+            "batch_size": len(generators),
+            "generator": generators,
+            "num_inference_steps": sampler.num_inference_steps,
+            "output_type": "np",
+        }
+
+    def run(self, pipe, sampler: Sampler, seeds: Sequence[int]) -> Tensor:
+        """Sample one image per seed.
+
+        Returns:
+            float32 `[N, 3, H, W]` in [0, 1].
+
+        """
+        device = next(self.denoiser(pipe).parameters()).device
+        generators = [torch.Generator(device).manual_seed(int(s)) for s in seeds]
+        pipe.set_progress_bar_config(disable=True)
+        with torch.no_grad():
+            images = pipe(**self.arguments(pipe, sampler, generators)).images
+        return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+PIXEL_UNET = Family(
+    "pixel U-Net",
+    pipelines=("DDIMPipeline",),
+    component="unet",
+    first="conv_in",
+    last="conv_out",
+)
+DDPM_UNET = Family(
+    "pixel U-Net (ancestral)",
+    pipelines=("DDPMPipeline",),
+    component="unet",
+    first="conv_in",
+    last="conv_out",
+    has_eta=False,
+)
+FAMILIES = (PIXEL_UNET, DDPM_UNET)
+
+
+def family_of(pipe) -> Family:
+    """The adapter for a pipeline.
+
+    Raises:
+        NotApplicableError: if no family knows the pipeline's class.
+
+    """
+    ancestors = {cls.__name__ for cls in type(pipe).__mro__}
+    for family in FAMILIES:
+        if ancestors & set(family.pipelines):
+            return family
+    known = ", ".join(name for family in FAMILIES for name in family.pipelines)
+    raise NotApplicableError(
+        f"dqlab does not know how to drive a {type(pipe).__name__}; it knows {known}. An "
+        "adapter for another pipeline is one `Family` in dqlab/models/families.py."
+    )

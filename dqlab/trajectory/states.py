@@ -1,0 +1,161 @@
+"""Sampling trajectories as data: the inputs a denoiser met, row by row.
+
+The pipeline itself does the sampling; a hook on the denoiser writes down what it was asked.
+So the record is exact for any scheduler, guidance or condition the pipeline uses.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dqlab.errors import InvalidInputError
+from dqlab.layers.context import call_arguments, sample_argument
+from dqlab.models.families import Sampler, family_of
+
+
+@dataclass(frozen=True)
+class States:
+    """Denoiser inputs along trajectories, one row per (step, trajectory, guidance branch).
+
+    Attributes:
+        x: noisy inputs `[R, ...]`.
+        t: timesteps `[R]`.
+        step: index of the sampling step, int64 `[R]`, 0 is the noisiest.
+        seed: which trajectory, int64 `[R]`.
+        output: the denoiser's own answer `[R, ...]`.
+        conditions: other tensor inputs with one row each, by argument name.
+        constants: arguments that are the same for every row.
+
+    """
+
+    x: Tensor
+    t: Tensor
+    step: Tensor
+    seed: Tensor
+    output: Tensor
+    conditions: dict[str, Tensor] = field(default_factory=dict)
+    constants: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows) -> "States":
+        """The chosen rows (a slice, mask or index tensor)."""
+        picked = {k: getattr(self, k)[rows] for k in ("x", "t", "step", "seed", "output")}
+        return replace(self, **picked, conditions={k: v[rows] for k, v in self.conditions.items()})
+
+    def batches(self, size: int) -> Iterator["States"]:
+        """Consecutive pieces of at most `size` rows."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    def call(self, denoiser: nn.Module) -> Tensor:
+        """Ask `denoiser` about these rows."""
+        named = self.constants | self.conditions | {"timestep": self.t}
+        answer = denoiser(self.x, **named)
+        return answer[0] if isinstance(answer, tuple) else answer.sample
+
+    @property
+    def hash(self) -> str:
+        """Short SHA-256 over inputs and timesteps; names the set in a saved model."""
+        digest = hashlib.sha256()
+        for tensor in (self.x, self.t, *self.conditions.values()):
+            digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def check(self, why: str) -> "States":
+        """Refuse an empty set or one with NaN or infinity."""
+        if len(self) == 0:
+            raise InvalidInputError(f"The {why} set is empty: give it at least one trajectory.")
+        finite = self.x.flatten(1).isfinite().all(1)
+        if not bool(finite.all()):
+            row = int((~finite).nonzero()[0])
+            raise InvalidInputError(
+                f"The {why} set holds NaN or infinity in row {row} (step {int(self.step[row])}, "
+                f"seed {int(self.seed[row])}). Check the model it was recorded with."
+            )
+        return self
+
+
+class _Recorder:
+    """Forward hook that keeps every call's inputs and output."""
+
+    def __init__(self, seeds: Sequence[int]):
+        self.seeds, self.calls = torch.tensor(list(seeds)), []
+
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        named = call_arguments(module, args, kwargs)
+        x = named.pop(sample_argument(module)).detach().clone()
+        t = torch.as_tensor(named.pop("timestep")).reshape(-1).expand(len(x)).clone().to(x.device)
+        answer = output[0] if isinstance(output, tuple) else output.sample
+        named.pop("return_dict", None)
+        rows, rest = {}, {}
+        for name, value in named.items():
+            per_row = isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(x)
+            (rows if per_row else rest)[name] = value
+        self.calls.append((x, t, answer.detach().clone(), rows, rest))
+
+    def states(self) -> States:
+        """All calls stacked; rows of one call repeat the seeds once per guidance branch."""
+        xs, ts, outputs, rows, rests = zip(*self.calls, strict=True)
+        per_call = [len(x) for x in xs]
+        step = torch.repeat_interleave(torch.arange(len(xs)), torch.tensor(per_call))
+        seed = torch.cat([self.seeds.repeat(n // len(self.seeds)) for n in per_call])
+        conditions = {k: torch.cat([r[k] for r in rows]) for k in rows[0]}
+        stacked = (torch.cat(xs), torch.cat(ts), step, seed, torch.cat(outputs))
+        return States(*stacked, conditions=conditions, constants=rests[0])
+
+
+def record(
+    pipe,
+    seeds: Sequence[int],
+    sampler: Sampler | dict | None = None,
+    *,
+    batch_size: int = 32,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[States, Tensor]:
+    """Run one trajectory per seed and write down everything the denoiser was asked.
+
+    Args:
+        pipe: a diffusers pipeline.
+        seeds: one initial noise each; the same seed always gives the same noise.
+        sampler: default 20 DDIM steps, eta 0.
+        batch_size: trajectories run together.
+        progress: called with the number of finished trajectories after each batch.
+
+    Returns:
+        The states, ordered by seed batch, step, row; and the images `[N, 3, H, W]` in [0, 1].
+
+    Raises:
+        InvalidInputError: if `seeds` is empty.
+
+    """
+    seeds = list(seeds)
+    if not seeds:
+        raise InvalidInputError("No trajectory to record: `seeds` is empty.")
+    family, sampler = family_of(pipe), Sampler.of(sampler)
+    denoiser, parts, images = family.denoiser(pipe), [], []
+    for start in range(0, len(seeds), batch_size):
+        recorder = _Recorder(seeds[start : start + batch_size])
+        handle = denoiser.register_forward_hook(recorder, with_kwargs=True)
+        try:
+            images.append(family.run(pipe, sampler, recorder.seeds.tolist()))
+        finally:
+            handle.remove()
+        parts.append(recorder.states())
+        if progress:
+            progress(min(start + batch_size, len(seeds)))
+    return concatenate(parts), torch.cat(images)
+
+
+def concatenate(parts: Sequence[States]) -> States:
+    """Join sets recorded with the same pipeline."""
+    names = ("x", "t", "step", "seed", "output")
+    joined = {n: torch.cat([getattr(p, n) for p in parts]) for n in names}
+    keys = parts[0].conditions
+    conditions = {k: torch.cat([p.conditions[k] for p in parts]) for k in keys}
+    return States(**joined, conditions=conditions, constants=parts[0].constants)
