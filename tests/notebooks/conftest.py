@@ -1,0 +1,65 @@
+"""The notebook tools, and a small source that uses all they offer."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "notebooks" / "src"))
+
+from build import Folders  # noqa: E402
+
+TINY = '''
+# %% [markdown]
+# # Tiny
+#
+# **Run time**: {{run time}}
+
+# %% tags=["setup"]
+def check(student):
+    """Stands for a check of dqlab.show: prints a verdict, returns a bool."""
+    try:
+        passed = student(4) == 16
+    except NotImplementedError:
+        print("levels: not attempted")
+        return False
+    print("levels: correct" if passed else "levels: not yet")
+    return passed
+
+# %%
+import time
+
+time.sleep(0.1)
+print(not_for_exercises := 3)
+
+# %% tags=["exercise"] exercise="levels"
+def levels(bits):
+    """How many values a code of so many bits can take."""
+    ### BEGIN SOLUTION
+    return 2**bits
+    ### END SOLUTION
+
+# %% tags=["check"] exercise="levels"
+passed = check(levels)
+
+# %% tags=["mistake"] exercise="levels" why="counts the highest code, not the codes"
+def levels(bits):
+    return 2**bits - 1
+
+# %% tags=["mistake"] exercise="levels" why="adds where it should multiply"
+def levels(bits):
+    return 2 * bits
+
+# %% [markdown] tags=["solution"]
+# Each further bit doubles the number of codes.
+'''
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """Folders that hold one source, "1-tiny"."""
+    folders = Folders(tmp_path_factory.mktemp("tiny"))
+    folders.sources.mkdir(parents=True)
+    folders.source("1-tiny").write_text(TINY.lstrip(), encoding="utf-8")
+    return folders
