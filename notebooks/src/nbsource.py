@@ -6,7 +6,7 @@ A source is ``notebooks/src/<name>.py`` in jupytext's py:percent form. Beside pl
   ``### BEGIN SOLUTION`` and ``### END SOLUTION`` is missing from the student copy.
 * ``tags=["mistake"] exercise="<id>" why="..."``: a wrong answer, in neither copy; a test shows
   that the check refuses it.
-* ``tags=["check"] exercise="<id>"``: its last statement yields the verdict, a bool.
+* ``tags=["check"] exercise="<id>"``: its last statement calls the check with the answer.
 * ``tags=["setup"]``: what exercises and checks may rely on (imports, data), and nothing else.
 * ``tags=["solution"]``: explains an answer; not in the student copy.
 * ``{{run time}}`` in prose: replaced by the measured run time.
@@ -115,19 +115,24 @@ def setup_code(notebook: NotebookNode) -> str:
     return "\n".join(cell.source for cell in notebook.cells if "setup" in tags(cell))
 
 
-def verdict(code: str, names: dict[str, object]) -> bool:
-    """Run a check cell in ``names`` and return the value of its last statement.
+def outcome(code: str, names: dict[str, object]) -> str:
+    """Run a check cell in ``names``; what the check finds: passed, wrong, raised, not attempted.
 
-    The statement may be an expression or an assignment; SourceError if it yields no bool.
+    The last statement calls a ``dqlab.show`` check with the answer, as in ``check(levels)``; here
+    its ``run`` is called instead, which returns the verdict. SourceError for any other ending.
     """
     *body, last = ast.parse(code).body
-    if not isinstance(last, ast.Expr | ast.Assign):
-        raise SourceError("a check cell ends with the call of the check")
+    call = getattr(last, "value", None)
+    if not isinstance(call, ast.Call):
+        raise SourceError("a check cell ends with the call of a check, such as check(levels)")
     exec(compile(ast.Module(body, []), "<check>", "exec"), names)
-    value = eval(compile(ast.Expression(last.value), "<check>", "eval"), names)
-    if not isinstance(value, bool):
-        raise SourceError(f"a check returns True or False, not {value!r}")
-    return value
+    check, *answers = (
+        eval(compile(ast.Expression(part), "<check>", "eval"), names)
+        for part in (call.func, *call.args)
+    )
+    if not hasattr(check, "run"):
+        raise SourceError(f"{ast.unparse(call.func)} is no check: it has no run()")
+    return check.run(*answers).outcome
 
 
 def without_solution(code: str) -> str:

@@ -17,15 +17,23 @@ TINY = '''
 # **Run time**: {{run time}}
 
 # %% tags=["setup"]
-def check(student):
-    """Stands for a check of dqlab.show: prints a verdict, returns a bool."""
-    try:
-        passed = student(4) == 16
-    except NotImplementedError:
-        print("levels: not attempted")
-        return False
-    print("levels: correct" if passed else "levels: not yet")
-    return passed
+from types import SimpleNamespace
+
+class Check:
+    """Stands for a check of dqlab.show."""
+    def run(self, answer):
+        try:
+            outcome = "passed" if answer(4) == 16 else "wrong"
+        except NotImplementedError:
+            outcome = "not attempted"
+        except Exception:
+            outcome = "raised"
+        return SimpleNamespace(outcome=outcome)
+
+    def __call__(self, answer):
+        print("levels:", self.run(answer).outcome)
+
+check = Check()
 
 # %%
 import time
@@ -41,7 +49,7 @@ def levels(bits):
     ### END SOLUTION
 
 # %% tags=["check"] exercise="levels"
-passed = check(levels)
+check(levels)
 
 # %% tags=["mistake"] exercise="levels" why="counts the highest code, not the codes"
 def levels(bits):

@@ -27,7 +27,7 @@ def test_the_solved_copy_is_executed_in_order_and_keeps_the_marks(
 ) -> None:
     code = [cell for cell in built.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == [1, 2, 3, 4]
-    assert code[-1].outputs[0].text == "levels: correct\n"
+    assert code[-1].outputs[0].text == "levels: passed\n"
     assert "### BEGIN SOLUTION" in code[2].source
     assert built.metadata == nbsource.METADATA
 
