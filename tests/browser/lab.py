@@ -243,10 +243,9 @@ class NotebookPage:
         return area
 
     def explorers(self) -> list[int]:
-        """Cells that show a slider."""
-        found = self.page.locator(".jp-Notebook .jp-Cell")
-        with_slider = (found.nth(i).locator(".noUi-handle").count() for i in range(found.count()))
-        return [number for number, count in enumerate(with_slider) if count]
+        """Cells tagged explorer."""
+        tags = (cell["metadata"].get("tags", []) for cell in self.cells())
+        return [number for number, names in enumerate(tags) if "explorer" in names]
 
     def picture(self, cell: int) -> str:
         """All pictures in a cell's output in one word, equal when they are."""
@@ -257,18 +256,33 @@ class NotebookPage:
         handle = self.outputs(cell).locator(".noUi-handle").nth(slider)
         return self._changes(cell, lambda: (handle.focus(), handle.press(key)))
 
+    def nudge(self, cell: int) -> bool:
+        """Move the first control of an explorer, and run it if it waits for that; as above."""
+        area = self.outputs(cell)
+        controls = area.locator(".noUi-handle, select, input[type=checkbox]")
+        kind = controls.first.evaluate("one => one.localName")
+        go = area.get_by_role("button", name="Run (")
+        # At the end of its range a slider moves one way only.
+        for key in (" ",) if kind == "input" else ("ArrowRight", "ArrowDown", "ArrowLeft"):
+            controls.first.focus()
+            if self._changes(cell, lambda key=key: controls.first.press(key), go):
+                return True
+        return False
+
     def press_button(self, cell: int, label: str) -> bool:
         """Press the button with this label; whether the picture changed."""
-        button = self.outputs(cell).get_by_role("button", name=label)
+        button = self.outputs(cell).get_by_role("button", name=label, exact=True)
         return self._changes(cell, button.first.click)
 
     def buttons(self, cell: int) -> list[str]:
         """Labels of the widget buttons in a cell."""
         return self.outputs(cell).locator("button.jupyter-button").all_inner_texts()
 
-    def _changes(self, cell: int, act: Callable[[], object]) -> bool:
+    def _changes(self, cell: int, act: Callable[[], object], go: Locator | None = None) -> bool:
         before = self.picture(cell)
         act()
+        if go is not None and go.count():
+            go.click()
         deadline = time.monotonic() + REACT_MS / 1000
         while time.monotonic() < deadline:
             if self.picture(cell) != before:

@@ -36,6 +36,8 @@ def test_a_visit(visitor: lab.Visitor, screenshots: Path) -> None:
         assert page.explorers() == [1]
         assert page.press_slider(1, "ArrowRight")
         assert "4" in page.text(1)
+        assert page.nudge(1)
+        assert page.buttons(1) == ["one bit"]
         assert page.press_button(1, "one bit")
         page.hover_plot(2)
         assert "not attempted" in page.text(4)
@@ -69,8 +71,9 @@ def test_committed_notebooks(visitor: lab.Visitor, screenshots: Path, path: Path
     with visitor.open(path.name) as page:
         page.run_all()
         for cell in page.explorers():
-            assert page.press_slider(cell, "ArrowRight") or page.press_slider(cell, "ArrowLeft")
-            assert any(page.press_button(cell, label) for label in page.buttons(cell))
+            assert page.nudge(cell)
+            presets = (label for label in page.buttons(cell) if not label.startswith("Run"))
+            assert any(page.press_button(cell, label) for label in presets)
         photograph(page, screenshots / path.stem)
         quiet(page)
 

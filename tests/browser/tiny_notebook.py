@@ -48,5 +48,6 @@ def write(path: Path) -> None:
     code = [EXPLORER, PLOT, ANSWER, CHECK]
     cells = [nbformat.v4.new_markdown_cell("# Tiny")]
     cells += [nbformat.v4.new_code_cell(source.strip()) for source in code]
+    cells[1].metadata.tags = ["explorer"]
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
