@@ -29,9 +29,11 @@ import nbformat
 import nbsource
 import psutil
 from nbclient import NotebookClient
+from nbclient.exceptions import CellControlSignal, DeadKernelError
 from nbformat import NotebookNode
 
 CELL_TIMEOUT_S = 120
+WIDGET = "application/vnd.jupyter.widget-view+json"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
@@ -159,7 +161,8 @@ def one_thread() -> Iterator[None]:
 def execute(notebook: NotebookNode, folder: Path) -> dict[str, object]:
     """Run all cells in place, in ``folder``; returns wall_s, longest_cell_s, peak_rss_mb.
 
-    Raises nbclient.exceptions.CellExecutionError at the first cell that fails.
+    Raises an exception of nbclient at the first cell that fails, takes too long, or ends the
+    kernel.
     """
     client = NotebookClient(
         notebook,
@@ -171,7 +174,8 @@ def execute(notebook: NotebookNode, folder: Path) -> dict[str, object]:
         coalesce_streams=True,
     )
     start, longest = time.perf_counter(), 0.0
-    with one_thread(), client.setup_kernel():
+    # What cells write on stderr is an output; what is left is the kernel's own chatter.
+    with one_thread(), client.setup_kernel(stderr=subprocess.DEVNULL):
         memory = PeakMemory(client.km.provisioner.pid)
         memory.start()
         try:
@@ -187,12 +191,15 @@ def execute(notebook: NotebookNode, folder: Path) -> dict[str, object]:
 
 
 def trim(notebook: NotebookNode) -> None:
-    """Drop what says nothing to a reader and differs from run to run."""
+    """Drop what says nothing to a reader, and steady what would differ from run to run."""
     notebook.metadata = nbformat.from_dict(nbsource.METADATA)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
-        for output in cell.get("outputs", []):
+        for number, output in enumerate(cell.get("outputs", [])):
             output.pop("transient", None)
+            if view := output.get("data", {}).get(WIDGET):
+                # The stored name leads to no live widget; any name that stays the same will do.
+                view["model_id"] = f"{cell.id}-{number}"
 
 
 def build(folders: Folders, name: str) -> str:
@@ -240,7 +247,10 @@ def check(folders: Folders, name: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None, folders: Folders = HERE) -> int:
-    """Run one command over the named notebooks; 0 if all went well."""
+    """Run one command over the named notebooks; 0 if all went well.
+
+    A notebook that fails is reported, keeps its old copy, and does not stop the others.
+    """
     commands = {"build": build, "student": student, "check": check}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("command", choices=commands)
@@ -253,7 +263,7 @@ def main(arguments: Sequence[str] | None = None, folders: Folders = HERE) -> int
     for name in options.names or folders.names():
         try:
             print(commands[options.command](folders, name))
-        except nbsource.SourceError as error:
+        except (nbsource.SourceError, CellControlSignal, DeadKernelError) as error:
             print(error, file=sys.stderr)
             failures += 1
     return min(failures, 1)

@@ -66,9 +66,12 @@ def test_the_harness_sees_what_goes_wrong(
         assert page.outside == ["http://dqlab.invalid/x"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_committed_notebooks(visitor: lab.Visitor, screenshots: Path, path: Path) -> None:
     with visitor.open(path.name) as page:
+        stored = [page.outputs(cell).locator("img").count() for cell in page.explorers()]
+        assert all(stored), "an explorer shows no picture before it is run"
         page.run_all()
         for cell in page.explorers():
             assert page.nudge(cell)

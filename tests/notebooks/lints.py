@@ -74,6 +74,18 @@ class Page:
         return [cell for cell in self.code if tag in cell.metadata.get("tags", [])]
 
 
+def valid(page: Page) -> list[str]:
+    """The file keeps to the notebook format, cell ids included."""
+    ids = [cell.get("id") for cell in page.notebook.cells]
+    if not all(ids) or len(set(ids)) < len(ids):
+        return ["cell ids are missing or not unique"]
+    try:
+        nbformat.validate(page.notebook)
+    except nbformat.ValidationError as error:
+        return [error.message]
+    return []
+
+
 def executed(page: Page) -> list[str]:
     """All code cells ran, once, in order."""
     counts = [cell.execution_count for cell in page.code]
@@ -250,6 +262,7 @@ def opening(page: Page) -> list[str]:
 
 
 LINTS: tuple[Callable[[Page], list[str]], ...] = (
+    valid,
     executed,
     no_errors,
     no_widget_state,

@@ -20,7 +20,10 @@ from __future__ import annotations
 import re
 
 SMALL = 20
-NUMBER = re.compile(r"(?<![\w.\-/])[-+−]?\d+(?:,\d{3})*(?:\.\d+)*(?:[eE][-+]?\d+)?(?![\w/]|-\w)")
+NUMBER = re.compile(
+    r"(?<![\w./])(?<![A-Za-z]-)[-+−]?\d+(?:,\d{3})*(?:\.\d+)*(?:[eE][-+]?\d+)?"
+    r"(?![\w/]|-[A-Za-z])"
+)
 UNIT = re.compile(r"\s?(dB|%|ms|s|seconds|minutes|[kMG]i?B|images/s|x|×|times|GPUs?)(?!\w)")
 DECLARED = re.compile(r"<!--\s*numbers:(.*?)-->", flags=re.S)
 YEAR = re.compile(r"(19|20)\d\d")

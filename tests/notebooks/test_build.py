@@ -32,6 +32,27 @@ def test_the_solved_copy_is_executed_in_order_and_keeps_the_marks(
     assert built.metadata == nbsource.METADATA
 
 
+def test_a_rebuild_changes_no_byte(tiny: Folders, built: nbformat.NotebookNode) -> None:
+    before = tiny.notebook("1-tiny").read_bytes()
+    assert build.main(["build"], tiny) == 0
+    assert tiny.notebook("1-tiny").read_bytes() == before
+    assert b"a slider" in before and b"model_id" in before
+
+
+def test_a_cell_that_fails_leaves_the_old_copy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = Folders(tmp_path)
+    folders.sources.mkdir(parents=True)
+    folders.source("1-bad").write_text("# %%\n1 / 0\n", encoding="utf-8")
+    folders.source("2-good").write_text("# %%\nprint(1)\n", encoding="utf-8")
+    folders.notebook("1-bad").write_text("old", encoding="utf-8")
+    assert build.main(["build"], folders) == 1
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert folders.notebook("1-bad").read_text(encoding="utf-8") == "old"
+    assert folders.record("1-bad") == {} and folders.notebook("2-good").exists()
+
+
 def test_planted_mistakes_are_in_neither_copy(
     built: nbformat.NotebookNode, student: nbformat.NotebookNode
 ) -> None:

@@ -95,6 +95,8 @@ WARNING = nbformat.v4.new_output("stream", name="stderr", text="warned")
 
 # what breaks: (lint, change, part of the sentence)
 BROKEN = {
+    "no source": (lints.valid, lambda page: page.code[0].pop("source"), "source"),
+    "same ids": (lints.valid, lambda page: page.code[0].update(id=page.code[1].id), "unique"),
     "not run": (lints.executed, lambda page: page.code[0].update(execution_count=None), "counts"),
     "out of order": (lints.executed, lambda page: page.code[0].update(execution_count=9), "9"),
     "no code": (lints.executed, lambda page: page.notebook.cells.clear(), "counts"),
@@ -181,7 +183,7 @@ def test_every_lint_is_shown_to_fail() -> None:
         "With 1000 steps <!-- numbers: 1000 -->",
         "It gains 17.8 dB.",
         "Run time: about 40 s, measured on m.",
-        "Notebook 1.4 comes before 2.1-dit.",
+        "Notebook 1.4 comes before 2.1-dit; a 32-pixel image, seeds 0-7.",
         "steps 19-25 and Table 31",
         '<img alt="300 levels" width="960" src="a.png">',
     ],
@@ -204,6 +206,7 @@ def test_prose_numbers_that_are_fine(text: str) -> None:
         ("it is 4 times faster", "4"),
         ("| rtn | 12.5 |", "12.5"),
         ("1e-3 is the rate", "1e-3"),
+        ("it gains 3-5 dB", "5"),
     ],
 )
 def test_prose_numbers_that_nobody_vouches_for(text: str, number: str) -> None:
