@@ -8,7 +8,7 @@ from functools import cache
 
 import nbsource
 import pytest
-from build import HERE, Folders
+from nbbuild import HERE, Folders
 from nbformat import NotebookNode
 from nbsource import Exercise
 
