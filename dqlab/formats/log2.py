@@ -8,8 +8,8 @@ With y = |x| / s, e = floor(log2 y) and rho = e + 1[y >= 1.5 * 2^e] (the arithme
 exponents and a zero; the sign, if any, is extra too. `s` is the largest magnitude. Unsigned
 formats send negative values to 0.
 
-Code 0 is zero, code +-(q + 1) is +-s 2^-q. Exponents end at 2^-126, the smallest normal float32,
-which only 7 and 8 bits could reach.
+Code 0 is zero, code +-(q + 1) is +-s 2^-q. Exponents end at 2^-96, which 7 and 8 bits reach: with
+the smallest scale, 1e-8, anything less would be no normal float32.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dqlab.errors import InvalidInputError
 from dqlab.formats.base import Format, Range, one_scale
 
 EXPONENT_BITS = 0x7F800000  # of a float32
+LAST = 96
 HALF_OCTAVE = 0x00400000  # added to a float32's bits, carries into the exponent from 1.5 * 2^e on
 
 
@@ -47,7 +48,7 @@ class Log2(Format):
     @property
     def last(self) -> int:
         """Largest q: the smallest level above zero is s 2^-q."""
-        return min(2**self.bits - 1, 126)
+        return min(2**self.bits - 1, LAST)
 
     def params(self, low: Tensor, high: Tensor) -> Range:
         """S = max(|low|, |high|), or max(high, 0) if unsigned; z = 0."""
