@@ -23,7 +23,7 @@ from torch import Tensor
 from dqlab.errors import InvalidInputError
 from dqlab.formats.base import Format, Range, one_scale
 
-EXPONENT_BITS = 0x7F800000  # of a float32
+SIGN_AND_EXPONENT = -0x00800000  # bits of a float32, as an int32
 LAST = 96
 HALF_OCTAVE = 0x00400000  # added to a float32's bits, carries into the exponent from 1.5 * 2^e on
 
@@ -78,7 +78,6 @@ class Log2(Format):
 
     def _snap(self, u: Tensor, zero_point: Tensor) -> Tensor:
         y = u.float().clamp_(*self._bounds(zero_point))
-        bits = (y.view(torch.int32) + HALF_OCTAVE).bitwise_and_(EXPONENT_BITS)
-        power = bits.view(torch.float32).clamp_(max=1.0)
-        power.masked_fill_(power < 2.0**-self.last, 0.0).copysign_(y)
+        bits = (y.view(torch.int32) + HALF_OCTAVE).bitwise_and_(SIGN_AND_EXPONENT)
+        power = torch.hardshrink(bits.view(torch.float32), 0.75 * 2.0**-self.last)
         return power.add_(y, alpha=0).to(u.dtype)  # NaN stays NaN

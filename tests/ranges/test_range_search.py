@@ -24,7 +24,7 @@ from dqlab.ranges import (
     to_groups,
 )
 
-quick = settings(max_examples=25, deadline=None, derandomize=True)
+quick = settings(max_examples=10, deadline=None, derandomize=True)
 FINDERS = [
     min_max,
     percentile,
@@ -184,7 +184,7 @@ def test_percentile_search_clips_an_outlier_at_four_bits() -> None:
 
 
 def test_mean_abs_is_the_best_binary_scale() -> None:
-    """|W - a sign W|^2 = sum W^2 - n a^2 at a = mean |W|; 1 - 2/pi of the energy for a Gaussian."""
+    """|W - a sign W|^2 = sum W^2 - n a^2 at a = mean |W|: a share 1 - 2/pi of a Gaussian."""
     w = seeded(4, 50_000)
     r = mean_abs(w, Binary(), axis=0)
     torch.testing.assert_close(r.scale[:, 0], w.abs().mean(1))
