@@ -205,8 +205,23 @@ def test_range_index_picks_the_step_of_each_sample(
 
 
 def test_range_index_keeps_channels() -> None:
-    table = Range(torch.rand(7, 3), torch.zeros(7, 3))
-    assert table.index(torch.tensor([4, 0]), 4).scale.shape == (2, 3, 1, 1)
+    scale = torch.rand(7, 1, 3, 1, 1)
+    table = Range(scale, torch.zeros_like(scale))
+    steps = torch.tensor([4, 0])
+    picked = table.index(steps, 4)
+    assert picked.scale.shape == (2, 3, 1, 1)
+    x = torch.randn(2, 3, 5, 5)
+    y = Affine(8, "sym_signed_full").fake_quant(x, picked)
+    for i, step in enumerate(steps.tolist()):
+        alone = Affine(8, "sym_signed_full").fake_quant(x[i : i + 1], table.index(step, 4))
+        assert torch.equal(y[i : i + 1], alone)
+
+
+def test_range_index_aligns_the_rest_of_the_shape_to_the_right() -> None:
+    last = Range(torch.rand(7, 3), torch.zeros(7, 3))
+    assert last.index(torch.tensor([4, 0]), 4).scale.shape == (2, 1, 1, 3)
+    with pytest.raises(InvalidInputError, match="does not fit 1 dimensions"):
+        last.index(torch.tensor([4, 0]), 1)
 
 
 def test_range_index_refuses_missing_steps() -> None:
