@@ -71,11 +71,25 @@ def check_finite(x: Tensor, name: str) -> None:
         )
 
 
+def thinned(values: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`count` random columns of the rows, the same in each, and each row's lowest and highest.
+
+    Rows that are not longer come back whole. Raises InvalidInputError for a count below 1.
+    """
+    if count < 1:
+        raise InvalidInputError(f"a subsample must have at least 1 value, got {count}")
+    if values.shape[1] <= count:
+        return values
+    columns = torch.randperm(values.shape[1], generator=generator)[:count].to(values.device)
+    return torch.cat([values[:, columns], torch.stack(values.aminmax(dim=1), 1)], 1)
+
+
 def to_groups(x: Tensor, size: int) -> Tensor:
     """[..., D] -> [..., G, size], G = ceil(D / size); flatten a convolution weight to 2-D first.
 
-    A short last group is filled up with zeros, which change neither a range (every range holds 0)
-    nor an error (0 is a level). Raises InvalidInputError for a size below 1.
+    A short last group is filled up with zeros. They change neither a range, because every range
+    holds 0, nor a search, where 0 is a level; they do count in a percentile. Raises
+    InvalidInputError for a size below 1.
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise InvalidInputError(f"group_size must be an integer >= 1, got {size!r}")
