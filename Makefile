@@ -11,9 +11,8 @@ MODEL ?= pixel-unet
 PORT ?= 8888
 
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
-SANITIZE := $(wildcard tests/nbval_sanitize.cfg)
-NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=30 -p no:python \
-	$(SANITIZE:%=--nbval-sanitize-with=%) --dist loadscope
+# notebooks/conftest.py says how outputs are compared.
+NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=30 -p no:python --dist loadscope
 
 # One thread per test process, and no model hub: the same numbers on every machine.
 OFFLINE := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
