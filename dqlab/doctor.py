@@ -21,7 +21,7 @@ Status = Literal["ok", "warn", "fail"]
 GIB = 2**30
 # A notebook's kernel may use 1.5 GiB; JupyterLab and a second kernel want to live beside it.
 MEMORY_WANTED = 4 * GIB
-# A virtual environment with the CPU build of torch takes about 2 GiB, the shipped data 50 MB.
+# A virtual environment with the CPU build of torch takes about 3 GiB, the shipped data 50 MB.
 DISK_WANTED = 4 * GIB
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

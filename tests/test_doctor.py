@@ -56,7 +56,7 @@ def test_little_memory_and_disk_warn(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("flags", "status"),
     [
-        ("avx2 fma", "warn"),
+        ("avx2", "warn"),
         ("avx2 avx512_vnni", "ok"),
         ("avx2 avx_vnni", "ok"),
         ("amx_int8", "ok"),

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -229,3 +230,20 @@ def test_jupyterlab_asks_nothing_of_the_internet() -> None:
     assert lab["extension_manager"] == "readonly"
     page = json.loads((ROOT / ".jupyter/labconfig/page_config.json").read_text())
     assert page["disabledExtensions"] == {"@jupyterlab/apputils-extension:announcements": True}
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize(
+    ("says", "sentence"), [("Python 3.10.13", "is Python 3.10.13"), (None, "found none")]
+)
+def test_make_explains_a_python_it_cannot_use(tmp_path: Path, says, sentence) -> None:
+    python = tmp_path / "python3.10"
+    python.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "{says}" && exit 0\nexit 1\n')
+    python.chmod(0o755)
+    command = ["make", f"VENV={tmp_path}", f"PYTHON={python if says else ''}"]
+    run = subprocess.run(
+        [*command, f"{tmp_path}/.ready"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode != 0
+    assert sentence in run.stderr
+    assert "PYTHON=/path/to/python3.12" in run.stderr
