@@ -66,6 +66,6 @@ $(READY): pyproject.toml constraints.txt .ci/environment.py
 	@$(PYTHON) -c '$(IN_RANGE)' || { echo "dqlab needs Python 3.11, 3.12 or 3.13;" \
 		"$(PYTHON) is $$($(PYTHON) --version 2>&1)." \
 		"Name another: make PYTHON=/path/to/python3.12" >&2; exit 1; }
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(PY) .ci/environment.py
 	@touch $@

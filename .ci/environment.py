@@ -60,7 +60,7 @@ def without_triton(constraints: str) -> str:
 
 def pip_install(*arguments: str, python: str = sys.executable) -> None:
     """Run pip for one interpreter; stop with its exit status when it fails."""
-    command = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    command = [python, "-m", "pip", "--disable-pip-version-check", "install"]
     status = subprocess.run([*command, *arguments], cwd=ROOT).returncode
     if status:
         sys.exit(status)

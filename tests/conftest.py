@@ -3,12 +3,14 @@
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+# Kernels run in Triton's interpreter, which must be chosen before Triton is first imported.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 
@@ -48,15 +50,25 @@ def _same_every_time() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let sockets of the test process reach this machine only."""
+    """Let the test process look up and reach this machine only."""
 
-    def guarded(connect):
-        def checked(self: socket.socket, address):
-            if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in LOOPBACK:
-                raise OSError(f"tests may not use the network, tried {address}")
+    def refuse_others(host: object) -> None:
+        if host not in (*LOOPBACK, None, "", socket.gethostname()):
+            raise OSError(f"tests may not use the network, tried {host}")
+
+    def guarded(connect: Callable) -> Callable:
+        def checked(self: socket.socket, address: tuple) -> object:
+            if self.family in (socket.AF_INET, socket.AF_INET6):
+                refuse_others(address[0])
             return connect(self, address)
 
         return checked
 
+    def look_up(host: object, *more: object, **named: object) -> object:
+        refuse_others(host)
+        return ask(host, *more, **named)
+
+    ask = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
     for name in ("connect", "connect_ex"):
         monkeypatch.setattr(socket.socket, name, guarded(getattr(socket.socket, name)))

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tomllib
@@ -247,3 +248,20 @@ def test_make_explains_a_python_it_cannot_use(tmp_path: Path, says, sentence) ->
     assert run.returncode != 0
     assert sentence in run.stderr
     assert "PYTHON=/path/to/python3.12" in run.stderr
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "example.invalid"])
+def test_tests_cannot_reach_the_network(host: str) -> None:
+    with pytest.raises(OSError, match="may not use the network"):
+        socket.create_connection((host, 80), timeout=1)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with (
+        socket.socket(family) as direct,
+        pytest.raises(OSError, match="may not use the network"),
+    ):
+        direct.connect((host, 80))
+
+
+def test_tests_can_reach_this_machine() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname(), timeout=5).close()
