@@ -23,8 +23,12 @@ from packaging.specifiers import SpecifierSet
 ROOT = Path(__file__).resolve().parent.parent
 
 # What a package is called where, when not by the name on PyPI.
-IMPORT_NAMES = {"pyyaml": "yaml", "ipython": "IPython", "pytest-xdist": "xdist"}
-CONDA_NAMES = {"torch": "pytorch-cpu", "build": "python-build"}
+IMPORT_NAMES = {"pyyaml": "yaml", "ipython": "IPython", "pillow": "PIL"}
+CONDA_NAMES = {
+    "torch": "pytorch-cpu",
+    "build": "python-build",
+    "jupyterlab-pygments": "jupyterlab_pygments",
+}
 
 # Needed without being imported by name.
 NEVER_IMPORTED = {
@@ -32,6 +36,8 @@ NEVER_IMPORTED = {
     "transformers": "text encoders and tokenizers inside diffusers pipelines",
     "jupyterlab": "run as `jupyter lab`",
     "ipykernel": "the notebooks' kernel",
+    "ipython": "the shell inside that kernel",
+    "plotly": "its JupyterLab extension draws the plotly JSON that dqlab.show writes",
     "pytest-xdist": "pytest -n",
     "ruff": "run as a command",
     "build": "run as `python -m build`",

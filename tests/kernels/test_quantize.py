@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis.strategies import floats, integers, lists
 from torch import Tensor
 
 from dqlab.kernels import explain, named, quantize_affine
@@ -55,6 +57,22 @@ def test_triton_matches_reference_bit_for_bit(count, scale, zero_point, bits) ->
     assert torch.equal(
         run("triton", x, scale, zero_point, bits), run("reference", x, scale, zero_point, bits)
     )
+
+
+@needs_triton
+@pytest.mark.triton
+@pytest.mark.filterwarnings("ignore:overflow encountered in divide")
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(
+    values=lists(floats(width=32), min_size=1, max_size=40),
+    scale=floats(2.0**-120, 2.0**120, width=32),
+    zero_point=integers(-(2**21) + 1, 2**21 - 1),
+    bits=integers(1, 8),
+)
+def test_triton_matches_reference_on_any_float(values, scale, zero_point, bits) -> None:
+    x = torch.tensor(values)
+    codes = run("triton", x, scale, zero_point, bits)
+    assert torch.equal(codes, run("reference", x, scale, zero_point, bits))
 
 
 @needs_triton
