@@ -12,7 +12,7 @@ PORT ?= 8888
 
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 # notebooks/conftest.py says how outputs are compared.
-NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=30 -p no:python --dist loadscope
+NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=60 -p no:python --dist loadscope
 
 # One thread per test process, and no model hub: the same numbers on every machine.
 OFFLINE := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1

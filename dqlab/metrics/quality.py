@@ -1,0 +1,187 @@
+"""How good a shipped model is: measured by a command, written into its model card.
+
+Every number comes from `measure_*`; the card (README.md) is rendered from `quality.json` and
+`training.json`, never typed.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dqlab import seeds
+from dqlab.metrics.frechet import features, frechet_distance, frechet_with_error
+from dqlab.models import fashion
+from dqlab.models.classifier import HEADS, AttributeClassifier, load_classifier
+from dqlab.models.families import Sampler, family_of
+from dqlab.models.loading import file_sums, open_pipeline, read_json
+from dqlab.models.recipes.base import add_noise
+from dqlab.models.tint import BACKGROUNDS, Attributes, dress
+from dqlab.models.training import git_commit, machine_kind
+from dqlab.paths import data_dir, models_dir
+
+SAMPLES = 1_000
+REFERENCE = 5_000
+LOSS_BUCKETS = 10
+
+
+def held_out_images() -> tuple[Tensor, Attributes]:
+    """The 1,000 shipped test images in their fixed tints, `[N, 3, 32, 32]` in [-1, 1]."""
+    return dress(*fashion.load_held_out(), torch.Generator().manual_seed(seeds.TINT))
+
+
+def reference_features(classifier: AttributeClassifier) -> Tensor:
+    """Features of 5,000 tinted training images: shipped, or computed and stored.
+
+    They belong to one classifier: stored with its file's hash and computed anew if that changed.
+    """
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    path = data_dir() / "reference" / "train-features.safetensors"
+    ruler = file_sums(models_dir() / "attribute-classifier")["model.safetensors"]
+    if path.is_file():
+        with safe_open(path, "pt") as stored:
+            if stored.metadata()["classifier"] == ruler:
+                return stored.get_tensor("features").float()
+    grey, labels = fashion.load_split("train")
+    images, _ = dress(grey[:REFERENCE], labels[:REFERENCE], torch.Generator().manual_seed(1))
+    found = features(images / 2 + 0.5, classifier).half()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"features": found}, path, metadata={"classifier": ruler})
+    return found.float()
+
+
+def sample(pipe, wanted: Sequence[int], batch_size: int = 50) -> Tensor:
+    """Images of the given seeds at the default sampler, `[N, 3, H, W]` in [0, 1]."""
+    family, wanted = family_of(pipe), list(wanted)
+    parts = [wanted[i : i + batch_size] for i in range(0, len(wanted), batch_size)]
+    return torch.cat([family.run(pipe, Sampler(), part) for part in parts])
+
+
+def measure_classifier(folder: Path) -> dict[str, Any]:
+    """Accuracy per attribute and mean confidence on the held-out images."""
+    classifier = load_classifier(folder)
+    images, shown = held_out_images()
+    answers, confidence = classifier.read(images)
+    accuracy = {
+        h: round(float((getattr(answers, h) == getattr(shown, h)).float().mean()), 4)
+        for h in HEADS
+    }
+    return {"accuracy": accuracy, "confidence": round(float(confidence.mean()), 4)}
+
+
+def measure_pixel_model(folder: Path) -> dict[str, Any]:
+    """Confidence, Frechet distance, background distance, loss per timestep, seconds per batch."""
+    pipe, classifier = open_pipeline(folder), load_classifier()
+    start = time.perf_counter()
+    first = sample(pipe, seeds.QUALITY[:16], 16)
+    seconds = time.perf_counter() - start
+    images = torch.cat([first, sample(pipe, seeds.QUALITY[16:SAMPLES])])
+    real, _ = held_out_images()
+    return {
+        "samples": SAMPLES,
+        "sampler": vars(Sampler()),
+        "confidence": confidence_ratio(images, real, classifier),
+        "frechet": frechet_against_train(images, real, classifier),
+        "background_distance": round(background_distance(images), 4),
+        "background_distance_real": round(background_distance(real / 2 + 0.5), 4),
+        "loss_per_timestep": loss_per_timestep(pipe, real),
+        "seconds_for_16_images": round(seconds, 2),
+    }
+
+
+def confidence_ratio(images: Tensor, real: Tensor, classifier: AttributeClassifier) -> dict:
+    """The classifier's mean confidence on samples (in [0, 1]) and on real images (in [-1, 1])."""
+    generated = float(classifier.read(images * 2 - 1)[1].mean())
+    held_out = float(classifier.read(real)[1].mean())
+    ratio = generated / held_out
+    return {
+        "samples": round(generated, 4),
+        "held_out": round(held_out, 4),
+        "ratio": round(ratio, 4),
+    }
+
+
+def frechet_against_train(
+    images: Tensor, real: Tensor, classifier: AttributeClassifier
+) -> dict[str, float]:
+    """Distance of samples to training images, as a multiple of that of as many test images."""
+    train = reference_features(classifier)
+    distance, error, _ = frechet_with_error(train, features(images, classifier))
+    floor = frechet_distance(train, features(real / 2 + 0.5, classifier))
+    return {
+        "distance": round(distance, 4),
+        "standard_error": round(error, 4),
+        "test_images": round(floor, 4),
+        "multiple": round(distance / floor, 2),
+    }
+
+
+def background_distance(images: Tensor) -> float:
+    """Mean distance of the border's median colour to the nearest true background, in [0, 1] RGB.
+
+    Args:
+        images: `[N, 3, H, W]` in [0, 1].
+
+    """
+    border = torch.cat(
+        [images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]], dim=2
+    )
+    colour = border.median(dim=2).values
+    truth = torch.tensor(list(BACKGROUNDS.values()))
+    return float(torch.cdist(colour, truth).min(1).values.mean())
+
+
+@torch.no_grad()
+def loss_per_timestep(pipe, images: Tensor) -> list[dict[str, float]]:
+    """Held-out noise-prediction loss in ten buckets of the training timesteps."""
+    network, abar = pipe.unet.eval(), pipe.scheduler.alphas_cumprod
+    width, rows = len(abar) // LOSS_BUCKETS, []
+    for bucket in range(LOSS_BUCKETS):
+        generator = torch.Generator().manual_seed(bucket)
+        clean = images[:128]
+        t = torch.randint(width, (len(clean),), generator=generator) + bucket * width
+        noise = torch.randn(clean.shape, generator=generator)
+        predicted = network(add_noise(abar, clean, noise, t), t).sample
+        loss = float((predicted - noise).square().mean())
+        rows.append(
+            {"t_from": bucket * width, "t_to": (bucket + 1) * width, "mse": round(loss, 5)}
+        )
+    return rows
+
+
+MEASURES = {"attribute-classifier": measure_classifier, "pixel-unet": measure_pixel_model}
+
+
+def write_card(name: str) -> Path:
+    """Measure a shipped model; write `quality.json`, file sums and the model card.
+
+    Returns:
+        The card's path.
+
+    """
+    from dqlab.metrics.card import render
+
+    folder = models_dir() / name
+    training = read_json(folder / "training.json")
+    quality = MEASURES[name](folder)
+    quality["measured"] = {
+        "commit": git_commit(),
+        "machine": machine_kind(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    training["sha256"] = file_sums(folder)
+    _write_json(folder / "quality.json", quality)
+    _write_json(folder / "training.json", training)
+    card = folder / "README.md"
+    card.write_text(render(name, training, quality))
+    return card
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n")
