@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import patheffects
+from matplotlib import colormaps, patheffects
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -130,7 +130,7 @@ class Panel:
         """A matrix as coloured cells, row 0 on top; `names` are the (row, column) names."""
         rows, columns = values.shape
         image = self.axes.imshow(
-            values, cmap=cmap, vmin=limits[0], vmax=limits[1], aspect="auto",
+            values, cmap=colormaps[cmap].resampled(64), vmin=limits[0], vmax=limits[1], aspect="auto",
             interpolation="nearest", extent=(-0.5, columns - 0.5, rows - 0.5, -0.5),
         )  # fmt: skip
         scale = [[i / 16, _hex(image.cmap(i / 16))] for i in range(17)]
@@ -164,11 +164,24 @@ class Panel:
 
     def measure(self, low: float, high: float, y: float, words: str) -> None:
         """A dimension line from `low` to `high` with words right of it."""
-        self.axes.plot([low, high], [y, y], color=INK, linewidth=1.4, marker="|", markersize=9,
-                       path_effects=[patheffects.withStroke(linewidth=4, foreground=PAPER)])
+        self.axes.plot(
+            [low, high],
+            [y, y],
+            color=INK,
+            linewidth=1.4,
+            marker="|",
+            markersize=9,
+            path_effects=[patheffects.withStroke(linewidth=4, foreground=PAPER)],
+        )
         self.axes.annotate(words, (high, y), (8, 0), textcoords="offset points", va="center")
-        self._note_trace("scatter", x=[low, high], y=[y, y], mode="lines",
-                         line={"color": INK, "width": 1.4}, hoverinfo="skip")
+        self._note_trace(
+            "scatter",
+            x=[low, high],
+            y=[y, y],
+            mode="lines",
+            line={"color": INK, "width": 1.4},
+            hoverinfo="skip",
+        )
         self.notes.append({
             "x": high, "y": y, "text": words, "showarrow": False, "xanchor": "left", "xshift": 8,
             "xref": f"x{self.number}", "yref": f"y{self.number}",
@@ -181,7 +194,9 @@ class Panel:
         to_pixels, height = self.axes.transData.transform, self.axes.bbox.height
         bottom = self.axes.bbox.y0
         wanted = [to_pixels((x, y))[1] - bottom for _, _, x, y in self._ends]
-        for (words, look, x, y), at in zip(self._ends, spread(wanted, gap * SCALE, height), strict=True):
+        for (words, look, x, y), at in zip(
+            self._ends, spread(wanted, gap * SCALE, height), strict=True
+        ):
             self.axes.annotate(
                 words, xy=(x, y), xytext=(1.0, at / height), textcoords="axes fraction",
                 va="center", ha="left", annotation_clip=False,
@@ -234,6 +249,16 @@ class Canvas:
         )  # fmt: skip
         self.panels = [Panel(a, i) for i, a in enumerate(axes.flat)]
 
+    def colour_bar(self, image: Any, unit: str) -> None:
+        """A thin bar right of the last panel that says what its colours mean."""
+        axes = self.panels[-1].axes
+        bar = self.figure.colorbar(image, ax=axes, fraction=0.05, pad=0.015, aspect=30, label=unit)
+        bar.outline.set_visible(False)
+        self.panels[-1].traces[0] |= {"showscale": True, "colorbar": {
+            "thickness": 12, "outlinewidth": 0, "title": {"text": unit, "side": "right"},
+            "x": 0.9, "xanchor": "left",
+        }}  # fmt: skip
+
     def picture(self, sentence: str, facts: Mapping[str, Any] | None = None) -> Picture:
         """Finish: the sentence becomes the title, and the same figure is written both ways."""
         title = textwrap.fill(sentence, int(self.size[0] / 8.6))
@@ -249,7 +274,12 @@ class Canvas:
         return Picture(figure_png(self.figure), sentence, self.size, plotly, facts or {})
 
     def _plotly(self, title: str) -> dict[str, Any]:
-        layout = {**PLOTLY_LAYOUT, "width": self.size[0], "height": self.size[1], "barmode": "overlay"}
+        layout = {
+            **PLOTLY_LAYOUT,
+            "width": self.size[0],
+            "height": self.size[1],
+            "barmode": "overlay",
+        }
         layout["title"] = {
             "text": title.replace("\n", "<br>"), "x": 0.012, "xanchor": "left", "y": 0.985,
             "yanchor": "top", "font": {"size": TITLE_FONT, "color": INK},
