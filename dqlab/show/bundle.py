@@ -1,4 +1,4 @@
-"""One output, every reader: plotly JSON for a live notebook, PNG for a page, a sentence for all."""
+"""One output for every reader: plotly JSON when live, PNG on a page, a sentence for all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A histogram of values with the quantizer's levels as a comb under it: one drawing, all formats."""
+"""A histogram of values with the quantizer's levels as a comb under it, for all formats."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dqlab.errors import InvalidInputError
 from dqlab.show.bundle import Picture, number, percent
 from dqlab.show.frames import to_array
 from dqlab.show.panel import Canvas, Panel
-from dqlab.show.roles import INK, ROLES, RULE, Role, assign_roles, label_of, style
+from dqlab.show.roles import ROLES, RULE, Role, assign_roles, label_of, style
 
 RARE = 0.01  # "1 % of the values"
 SPOKEN_VOWELS = ("8", "fp", "a", "e", "i", "o")  # "an 8-bit", "an fp4", "an int4" grid

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from dqlab.errors import InvalidInputError
@@ -39,7 +38,7 @@ def summarise(frame: pd.DataFrame, column: str, spread: str = "iqr") -> pd.DataF
 
 
 def db_over_steps(frame: pd.DataFrame, *, roles: dict[str, str] | None = None,
-                  column: str = "db", unit: str = "SQNR of the predicted noise [dB], up is better",
+                  column: str = "db", unit: str = "SQNR of predicted noise [dB], up is better",
                   spread: str = "iqr", limits: tuple[float, float] | None = None,
                   condition: str = "", width: int = 760, height: int = 400) -> Picture:  # fmt: skip
     """Decibels per sampling step, one line per series.

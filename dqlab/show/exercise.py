@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dqlab.errors import DqlabError, InvalidInputError
+from dqlab.errors import InvalidInputError
 from dqlab.show.bundle import Page, Picture
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing a right answer does: `says` it in words, `holds(answer)` tests it, `hint` helps."""
+    """What a right answer does: `says` it in words, `holds(answer)` tests it, `hint` helps."""
 
     says: str
     holds: Callable[[Any], Any]
@@ -53,6 +53,7 @@ class Check:
         return add
 
     def __call__(self, answer: Any) -> None:
+        """Print the verdict on the reader's `answer` in one line."""
         print(self.run(answer).line)
 
     def run(self, answer: Any) -> Verdict:
@@ -85,7 +86,7 @@ def _outcome(case: Case, answer: Any) -> tuple[str, str]:
 
 
 def verify_check(check: Check, solution: Any, mistakes: Mapping[str, Any], stub: Any) -> None:
-    """Prove that a check is worth having; raises CheckNotValidError naming everything amiss.
+    """Prove that a check is worth having; raises InvalidInputError naming everything amiss.
 
     It must pass the solution, call the stub not attempted, and find at least two planted mistakes
     wrong by their values: a mistake that merely raises proves nothing.
@@ -101,11 +102,7 @@ def verify_check(check: Check, solution: Any, mistakes: Mapping[str, Any], stub:
         if (outcome := check.run(mistake).outcome) != "wrong":
             amiss.append(f"the mistake {name!r} counts as {outcome}, not as wrong")
     if amiss:
-        raise CheckNotValidError(f"The check {check.name!r} is not valid: {'; '.join(amiss)}.")
-
-
-class CheckNotValidError(DqlabError, ValueError):
-    """A check that passes what it should refuse, or refuses what it should pass."""
+        raise InvalidInputError(f"The check {check.name!r} is not valid: {'; '.join(amiss)}.")
 
 
 def exercise(title: str, task: str, *, minutes: int, difficulty: int, hints: Sequence[str],

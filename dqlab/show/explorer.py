@@ -14,7 +14,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from dqlab.errors import InvalidInputError, UnknownNameError
+from dqlab.errors import DqlabError, InvalidInputError, UnknownNameError
 from dqlab.show.bundle import Live, Picture, stack
 
 COLUMN = "250px"
@@ -84,7 +84,9 @@ class Explorer:
     """Controls, presets, a picture and a sentence. Show it as the last line of a cell.
 
     `presets`: {name: {control: value, ...}} (controls left out take their default); the first
-    2 to 5 of them, or `stops`, are drawn one below the other for readers without a kernel.
+    2 or 3 of them, or `stops`, are drawn one below the other for readers without a kernel. It
+    opens on the preset `start` (else the first) and Reset returns there: choose one where the
+    effect is plain.
     `seconds`: set it where one setting takes longer than 0.3 s; then nothing is computed before
     the run button is pressed, and compute gets a keyword `progress`, to be called with a share
     in [0, 1].
@@ -93,7 +95,7 @@ class Explorer:
     def __init__(self, title: str, controls: Sequence[Control], compute: Callable[..., Any],
                  draw: Callable[[Any], Picture], sentence: Callable[[Any], str] | None = None, *,
                  presets: Mapping[str, Mapping[str, Any]], stops: Sequence[str] | None = None,
-                 seconds: float | None = None) -> None:  # fmt: skip
+                 start: str | None = None, seconds: float | None = None) -> None:  # fmt: skip
         self.title, self.controls, self.seconds = title, list(controls), seconds
         self.compute, self.draw, self.sentence = compute, draw, sentence
         self.defaults = {c.name: c.start for c in self.controls}
@@ -103,6 +105,12 @@ class Explorer:
             raise InvalidInputError(
                 f"Explorer {title!r} needs 2 to {MAX_STOPS} stops out of its presets "
                 f"({', '.join(self.presets)}); got {self.stops}."
+            )
+        self.start = next(iter(presets)) if start is None else start
+        if self.start not in self.presets:
+            raise InvalidInputError(
+                f"Explorer {title!r} starts at {self.start!r}, which is no preset "
+                f"({', '.join(self.presets)})."
             )
         self._seen: dict[tuple, tuple[Picture, str]] = {}
         self._live: Live | None = None
@@ -122,6 +130,10 @@ class Explorer:
         names = [c.name for c in self.controls]
         for values in itertools.product(*(c.options for c in self.controls)):
             yield dict(zip(names, values, strict=True))
+
+    def known(self, params: Mapping[str, Any]) -> bool:
+        """Whether this setting was drawn before, so that showing it takes no time."""
+        return tuple(params[name] for name in self.defaults) in self._seen
 
     def frame(self, params: Mapping[str, Any],
               progress: Callable[[float], None] | None = None) -> tuple[Picture, str]:  # fmt: skip
@@ -164,12 +176,12 @@ class Frame:
         self.image, self.notice = widgets.HTML(), widgets.HTML()
         self.bar = widgets.FloatProgress(value=0, min=0, max=1, layout={"width": "auto"})
         self.presets = {name: _button(name) for name in explorer.presets}
-        self.reset = _button("Reset", "Back to the first preset")
+        self.reset = _button("Reset", f"Back to: {explorer.start}")
         self.run = _button(f"Run (about {explorer.seconds:g} s)" if explorer.seconds else "Run")
         self._quiet = False
         self.box = self._arrange()
         self._connect()
-        self.go_to(explorer.stops[0])
+        self.go_to(explorer.start)
 
     def _arrange(self) -> widgets.VBox:
         slow = [self.run, self.bar] if self.explorer.seconds else []
@@ -188,14 +200,14 @@ class Frame:
             knob.observe(self._moved, names="value")
         for name, button in self.presets.items():
             button.on_click(lambda _, name=name: self.go_to(name))
-        self.reset.on_click(lambda _: self.go_to(self.explorer.stops[0]))
+        self.reset.on_click(lambda _: self.go_to(self.explorer.start))
         self.run.on_click(lambda _: self.show())
 
     def _moved(self, _: object) -> None:
         if self._quiet:
             return
-        if self.explorer.seconds:
-            self.notice.value = "Settings changed: press run to see what they do."
+        if self.explorer.seconds and not self.explorer.known(self.setting()):
+            self.notice.value = "Press run to see what this setting does."
         else:
             self.show()
 
@@ -205,17 +217,21 @@ class Frame:
         for name, value in self.explorer.presets[preset].items():
             self.knobs[name].value = value
         self._quiet = False
-        if self.explorer.seconds and preset not in self.explorer.stops:
-            self._moved(None)
-        else:
-            self.show()
+        self._moved(None)
 
     def show(self) -> None:
         """Draw the current setting; an error a user can act on is told in the sentence's place."""
-        params = {name: knob.value for name, knob in self.knobs.items()}
-        picture, words = self.explorer.frame(params, self._progress)
+        try:
+            picture, words = self.explorer.frame(self.setting(), self._progress)
+        except DqlabError as error:
+            self.notice.value = html.escape(str(error))
+            return
         self.image.value = picture.img()
         self.notice.value = f'<p aria-live="polite">What to notice: {html.escape(words)}</p>'
+
+    def setting(self) -> dict[str, Any]:
+        """The controls' values now."""
+        return {name: knob.value for name, knob in self.knobs.items()}
 
     def _progress(self, share: float) -> None:
         self.bar.value = share

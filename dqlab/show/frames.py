@@ -12,7 +12,7 @@ from dqlab.errors import InvalidInputError
 
 
 def require(frame: pd.DataFrame, columns: Sequence[str], what: str) -> pd.DataFrame:
-    """`frame`, checked to have rows and `columns`; raises InvalidInputError naming those missing."""
+    """`frame` itself; raises InvalidInputError if it lacks rows or any of `columns`."""
     missing = [c for c in columns if c not in frame.columns]
     if missing:
         raise InvalidInputError(

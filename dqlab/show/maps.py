@@ -1,4 +1,4 @@
-"""Heat maps: layers x steps with the U-Net's valley in the margin, and weight x activation bits."""
+"""Heat maps: layers x steps with the U-Net's valley beside, and weight x activation bits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def layer_step_map(frame: pd.DataFrame, *, value: str = "value", unit: str = "SQ
 
     `frame`: columns layer, step, timestep, `value`, and optionally branch ("down", "middle",
     "up"): with it, the margin draws the U-Net's valley. Layers keep the order of their first row.
-    `worst` says which end of the scale is bad ("low" or "high"); `signed` centres the colours at 0.
+    `worst` says which end of the scale is bad ("low" or "high"); `signed` centres colours on 0.
     """
     require(frame, ("layer", "step", "timestep", value), "layer_step_map")
     if worst not in ("low", "high"):
@@ -102,7 +102,7 @@ def bits_map(frame: pd.DataFrame, *, value: str = "db", unit: str = "mean SQNR [
 
 
 def bits_sentence(table: pd.DataFrame, unit: str) -> tuple[str, dict]:
-    """What fewer weight bits and what fewer activation bits cost, each with the other kept high."""
+    """What fewer weight bits and fewer activation bits cost, each with the other kept high."""
     shared = sorted(set(table.index) & set(table.columns))
     low, high = (shared[0], shared[-1]) if len(shared) > 1 else (None, None)
     w_low, a_low = (low, low) if shared[1:] else (table.index[-1], table.columns[-1])

@@ -130,8 +130,8 @@ class Panel:
         """A matrix as coloured cells, row 0 on top; `names` are the (row, column) names."""
         rows, columns = values.shape
         image = self.axes.imshow(
-            values, cmap=colormaps[cmap].resampled(64), vmin=limits[0], vmax=limits[1], aspect="auto",
-            interpolation="nearest", extent=(-0.5, columns - 0.5, rows - 0.5, -0.5),
+            values, cmap=colormaps[cmap].resampled(64), vmin=limits[0], vmax=limits[1],
+            aspect="auto", interpolation="nearest", extent=(-0.5, columns - 0.5, rows - 0.5, -0.5),
         )  # fmt: skip
         scale = [[i / 16, _hex(image.cmap(i / 16))] for i in range(17)]
         text = [[f"{row}<br>{column}" for column in names[1]] for row in names[0]]

@@ -139,5 +139,5 @@ PLOTLY_LAYOUT: dict[str, Any] = {
 
 
 def style() -> AbstractContextManager:
-    """Matplotlib settings of this library, for `with style():` or as a decorator `@style()`."""
+    """Matplotlib settings of this library, as a context manager or a decorator."""
     return matplotlib.rc_context(STYLE)

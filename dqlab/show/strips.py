@@ -77,7 +77,7 @@ def image_grid(rows: Mapping[str, Any], seeds: Sequence[int] | None = None, *,
 
 
 def paired_rms(images: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Root-mean-square difference [N] between the last and the first row, in units of the range."""
+    """Root-mean-square difference [N] between the last and the first row of images."""
     first, last = next(iter(images.values())), list(images.values())[-1]
     return np.sqrt(((last - first) ** 2).mean(axis=(1, 2, 3)))
 
