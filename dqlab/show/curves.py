@@ -40,7 +40,8 @@ def summarise(frame: pd.DataFrame, column: str, spread: str = "iqr") -> pd.DataF
 def db_over_steps(frame: pd.DataFrame, *, roles: dict[str, str] | None = None,
                   column: str = "db", unit: str = "SQNR of predicted noise [dB], up is better",
                   spread: str = "iqr", limits: tuple[float, float] | None = None,
-                  condition: str = "", width: int = 760, height: int = 400) -> Picture:  # fmt: skip
+                  condition: str = "", width: int = 760,
+                  height: int = 400) -> Picture:  # fmt: skip
     """Decibels per sampling step, one line per series.
 
     `frame`: columns series, step, timestep, `column` [dB], optionally one row per seed. The title

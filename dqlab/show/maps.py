@@ -12,7 +12,7 @@ from dqlab.errors import InvalidInputError
 from dqlab.show.bundle import Picture, number
 from dqlab.show.frames import require, timeline
 from dqlab.show.panel import Canvas, Panel
-from dqlab.show.roles import MAGNITUDE_MAP, RULE, SIGNED_MAP, readable_ink, style
+from dqlab.show.roles import MAGNITUDE_MAP, SIGNED_MAP, readable_ink, style
 
 BRANCHES = ("down", "middle", "up")
 MAX_LABELS = 26
@@ -138,15 +138,8 @@ def _valley(panel: Panel, branches: Sequence[str]) -> None:
     depth = np.ones(len(branches))
     for branch, (start, end) in {"down": (0.0, 1.0), "up": (1.0, 0.0)}.items():
         depth[kind == branch] = np.linspace(start, end, int((kind == branch).sum()))
-    panel.axes.fill_betweenx(rows, 0, depth, color=RULE, alpha=0.3, linewidth=0)
-    panel.axes.plot(depth, rows, color=RULE, linewidth=2)
-    panel.axes.set(xlim=(-0.08, 1.1), ylim=(len(branches) - 0.5, -0.5))
-    panel.axes.set_xticks([])
-    for branch in set(branches):
-        panel.axes.text(0.45, rows[kind == branch].mean(), branch, rotation=90,
-                        ha="center", va="center")  # fmt: skip
-    for side in ("left", "bottom"):
-        panel.axes.spines[side].set_visible(False)
+    names = {b: float(rows[kind == b].mean()) for b in BRANCHES if b in branches}
+    panel.valley(depth, names)
 
 
 def _colours(cells: np.ndarray, signed: bool, limits: tuple[float, float] | None

@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from dqlab.errors import InvalidInputError
 from dqlab.show.bundle import SCALE, Picture, figure_png, number, round_significant
-from dqlab.show.roles import INK, MAX_WIDTH, PAPER, PLOTLY_LAYOUT, RULE, TITLE_FONT, Role
+from dqlab.show.roles import FONT, INK, MAX_WIDTH, PAPER, PLOTLY_LAYOUT, RULE, TITLE_FONT, Role
 
 PLATE = {"boxstyle": "round,pad=0.1,rounding_size=0.3", "facecolor": PAPER, "edgecolor": "none"}
 CASING = 1.6  # pixels of white on either side of a near-black line
@@ -34,6 +34,7 @@ class Panel:
         self.traces: list[dict[str, Any]] = []
         self.notes: list[dict[str, Any]] = []
         self.number = "" if index == 0 else str(index + 1)
+        self.bar: Axes | None = None
         self._ends: list[tuple[str, Role, float, float]] = []
 
     def _note_trace(self, kind: str, **trace: Any) -> None:
@@ -55,7 +56,8 @@ class Panel:
                 "scatter", x=list(x), y=list(y), name=label,
                 mode="lines" if under or not marks else "lines+markers",
                 line={"color": colour, "width": thick, "dash": "solid" if under else look.dash},
-                marker={"symbol": look.symbol, "size": 7},
+                marker={"symbol": look.symbol, "size": 7,
+                        "line": {"color": PAPER, "width": 1.5 if look.colour == INK else 0}},
                 hoverinfo="skip" if under else "all",
             )  # fmt: skip
         if label:
@@ -110,7 +112,7 @@ class Panel:
         pattern = {"shape": hatch[:1], "fgcolor": PAPER} if hatch else {}
         self._note_trace(
             "bar", x=middle, y=heights, width=widths,
-            marker={"color": colour, "pattern": pattern, "line": {"width": 0}},
+            marker={"color": colour, "pattern": pattern, "line": {"width": 0.4, "color": colour}},
         )  # fmt: skip
 
     def comb(self, at: np.ndarray, bottom: float, top: float, look: Role, label: str) -> None:
@@ -141,14 +143,35 @@ class Panel:
         )  # fmt: skip
         return image
 
+    def valley(self, depth: np.ndarray, names: Mapping[str, float]) -> None:
+        """A profile of `depth` in [0, 1] per row, with upright names at their rows."""
+        rows = np.arange(len(depth))
+        self.axes.fill_betweenx(rows, 0, depth, color=RULE, alpha=0.3, linewidth=0)
+        self.axes.plot(depth, rows, color=RULE, linewidth=2)
+        self.axes.set(xlim=(-0.08, 1.1), ylim=(len(depth) - 0.5, -0.5), xticks=[])
+        self._note_trace(
+            "scatter", x=depth, y=rows, mode="lines", line={"color": RULE, "width": 2},
+            fill="tozerox", hoverinfo="skip",
+        )  # fmt: skip
+        for name, row in names.items():
+            self.axes.text(0.45, row, name, rotation=90, ha="center", va="center")
+            self.notes.append({
+                "x": 0.45, "y": row, "text": name, "textangle": -90, "showarrow": False,
+                "xref": f"x{self.number}", "yref": f"y{self.number}",
+            })  # fmt: skip
+        for side in ("left", "bottom"):
+            self.axes.spines[side].set_visible(False)
+
     def text(self, x: float, y: float, words: str, colour: str = INK, **align: Any) -> None:
         """Words at a point of the data, without a plate."""
         style = {"ha": "center", "va": "center", **align}
         self.axes.text(x, y, words, color=colour, **style).set_gid("bare")
         self.notes.append({
-            "x": x, "y": y, "text": words, "showarrow": False, "font": {"color": colour},
+            "x": x, "y": y, "text": words, "showarrow": False, "bgcolor": "rgba(0,0,0,0)",
+            "font": {"color": colour, "shadow": "none"},
             "xref": f"x{self.number}", "yref": f"y{self.number}",
-            "xanchor": style["ha"], "yanchor": style["va"].replace("center", "middle"),
+            "xanchor": style["ha"],
+            "yanchor": style["va"].replace("center", "middle"),
         })  # fmt: skip
 
     def remark(self, x: float, words: str) -> None:
@@ -228,6 +251,8 @@ class Panel:
     def layout(self) -> dict[str, Any]:
         """Plotly's two axes for this panel, read off the drawn matplotlib axes."""
         box = self.axes.get_position()
+        if self.bar is not None:
+            self.traces[0] |= {"showscale": True, "colorbar": _colour_bar(self.bar)}
         x = _axis(self.axes.xaxis, self.axes.get_xlim(), (box.x0, box.x1), f"y{self.number}")
         y = _axis(self.axes.yaxis, self.axes.get_ylim(), (box.y0, box.y1), f"x{self.number}")
         return {f"xaxis{self.number}": x, f"yaxis{self.number}": y}
@@ -254,10 +279,7 @@ class Canvas:
         axes = self.panels[-1].axes
         bar = self.figure.colorbar(image, ax=axes, fraction=0.05, pad=0.015, aspect=30, label=unit)
         bar.outline.set_visible(False)
-        self.panels[-1].traces[0] |= {"showscale": True, "colorbar": {
-            "thickness": 12, "outlinewidth": 0, "title": {"text": unit, "side": "right"},
-            "x": 0.9, "xanchor": "left",
-        }}  # fmt: skip
+        self.panels[-1].bar = bar.ax
 
     def picture(self, sentence: str, facts: Mapping[str, Any] | None = None) -> Picture:
         """Finish: the sentence becomes the title, and the same figure is written both ways."""
@@ -274,19 +296,17 @@ class Canvas:
         return Picture(figure_png(self.figure), sentence, self.size, plotly, facts or {})
 
     def _plotly(self, title: str) -> dict[str, Any]:
-        layout = {
-            **PLOTLY_LAYOUT,
-            "width": self.size[0],
-            "height": self.size[1],
-            "barmode": "overlay",
-        }
-        layout["title"] = {
-            "text": title.replace("\n", "<br>"), "x": 0.012, "xanchor": "left", "y": 0.985,
-            "yanchor": "top", "font": {"size": TITLE_FONT, "color": INK},
+        head = {
+            "text": title.replace("\n", "<br>"), "showarrow": False, "align": "left",
+            "x": 0.012, "xref": "paper", "xanchor": "left", "font": {"size": TITLE_FONT},
+            "y": 1 - 4 / self.size[1], "yref": "paper", "yanchor": "top",
         }  # fmt: skip
+        layout = {**PLOTLY_LAYOUT, "width": self.size[0], "height": self.size[1],
+                  "barmode": "overlay", "bargap": 0}  # fmt: skip
         for panel in self.panels:
             layout |= panel.layout()
-        layout["annotations"] = [note for panel in self.panels for note in panel.notes]
+        notes = [head, *(note for panel in self.panels for note in panel.notes)]
+        layout["annotations"] = [{"bgcolor": PAPER, **note} for note in notes]
         return {"data": [t for panel in self.panels for t in panel.traces], "layout": layout}
 
 
@@ -315,15 +335,26 @@ def spread(wanted: Sequence[float], gap: float, height: float) -> list[float]:
 def _axis(axis: Any, limits: tuple, domain: tuple, anchor: str) -> dict[str, Any]:
     log, words = axis.get_scale() == "log", axis.label.get_text()
     inside = [t for t in axis.get_major_ticks() if min(limits) <= t.get_loc() <= max(limits)]
-    shown = axis.get_visible() and axis.axes.axison
+    spine = axis.axes.spines["bottom" if axis.axis_name == "x" else "left"]
     return {
         "domain": list(domain), "anchor": anchor, "type": "log" if log else "linear",
-        "range": list(np.log10(limits)) if log else list(limits), "visible": shown,
-        "title": {"text": words.replace("\n", "<br>"), "standoff": 6},
+        "range": list(np.log10(limits)) if log else list(limits),
+        "showticklabels": any(t.label1.get_visible() for t in inside),
+        "title": {"text": words.replace("\n", "<br>"), "standoff": 6, "font": {"size": FONT}},
         "tickvals": [t.get_loc() for t in inside],
         "ticktext": [t.label1.get_text().replace("\n", "<br>") for t in inside],
-        "showgrid": False, "zeroline": False, "linecolor": RULE, "showline": True,
-        "ticks": "outside", "tickcolor": RULE, "automargin": False,
+        "showgrid": any(line.get_visible() for line in axis.get_gridlines()),
+        "gridcolor": "rgba(122,122,122,0.25)", "zeroline": False, "linecolor": RULE, "showline": spine.get_visible(),
+        "ticks": "outside" if spine.get_visible() else "", "tickcolor": RULE, "automargin": False,
+    }  # fmt: skip
+
+
+def _colour_bar(axes: Axes) -> dict[str, Any]:
+    box = axes.get_position()
+    return {
+        "x": box.x0, "xanchor": "left", "xpad": 0, "thickness": 14, "outlinewidth": 0,
+        "y": (box.y0 + box.y1) / 2, "len": box.y1 - box.y0, "ypad": 0,
+        "title": {"text": axes.get_ylabel(), "side": "right", "font": {"size": FONT}},
     }  # fmt: skip
 
 

@@ -125,10 +125,10 @@ STYLE: dict[str, Any] = {
     "lines.markersize": 6,
 }
 
-_GLOW = ", ".join(["0 0 2px #fff"] * 3)
+_OUTLINE = ", ".join(f"{x}px {y}px 0 #fff" for x in (-1, 0, 1) for y in (-1, 0, 1) if x or y)
 PLOTLY_LAYOUT: dict[str, Any] = {
     "template": None,
-    "font": {"family": "DejaVu Sans, sans-serif", "size": FONT, "color": INK, "shadow": _GLOW},
+    "font": {"family": "DejaVu Sans, sans-serif", "size": FONT, "color": INK, "shadow": _OUTLINE},
     "paper_bgcolor": "rgba(0,0,0,0)",
     "plot_bgcolor": "rgba(0,0,0,0)",
     "colorway": [r.colour for r in ROLES.values()],
