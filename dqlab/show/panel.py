@@ -344,7 +344,8 @@ def _axis(axis: Any, limits: tuple, domain: tuple, anchor: str) -> dict[str, Any
         "tickvals": [t.get_loc() for t in inside],
         "ticktext": [t.label1.get_text().replace("\n", "<br>") for t in inside],
         "showgrid": any(line.get_visible() for line in axis.get_gridlines()),
-        "gridcolor": "rgba(122,122,122,0.25)", "zeroline": False, "linecolor": RULE, "showline": spine.get_visible(),
+        "gridcolor": "rgba(122,122,122,0.25)", "zeroline": False, "linecolor": RULE,
+        "showline": spine.get_visible(),
         "ticks": "outside" if spine.get_visible() else "", "tickcolor": RULE, "automargin": False,
     }  # fmt: skip
 
