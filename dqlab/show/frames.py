@@ -30,7 +30,7 @@ def matrix(frame: pd.DataFrame, index: str, columns: str, values: str) -> pd.Dat
     """`frame` as a table of `values`; raises InvalidInputError where a cell has two values."""
     double = frame.duplicated([index, columns])
     if double.any():
-        row = frame[double].iloc[0]
+        row = frame[double].iloc[:1].to_dict("records")[0]
         raise InvalidInputError(
             f"{index} {row[index]}, {columns} {row[columns]} has more than one {values}: take a "
             f"mean over seeds, or show one setting at a time."

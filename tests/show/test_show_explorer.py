@@ -14,6 +14,7 @@ CONTROLS = (
     Control("clip", "clip at", ("min-max", 2.0), kind="choice"),
     Control("log", "log axis", kind="switch"),
 )
+TITLE = "Where do the levels go?"
 PRESETS = {"coarse": {"bits": 2}, "clipped": {"clip": 2.0}, "fine": {"bits": 4, "log": True}}
 
 
@@ -35,8 +36,10 @@ class Bench:
 
 
 def explorer(bench, **options):
-    return Explorer("Where do the levels go?", CONTROLS, bench.compute, bench.draw,
-                    lambda d: f"{len(d['levels'])} levels.", presets=PRESETS, **options)  # fmt: skip
+    def count(data):
+        return f"{len(data['levels'])} levels."
+
+    return Explorer(TITLE, CONTROLS, bench.compute, bench.draw, count, presets=PRESETS, **options)
 
 
 @pytest.fixture

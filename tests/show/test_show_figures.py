@@ -31,7 +31,7 @@ GRID = np.linspace(-3, 3, 16)
 
 
 def sound(picture):
-    """The PNG has its size at two pixels per CSS pixel, fits a page, and plotly accepts the twin."""
+    """The PNG has its size at two pixels per CSS pixel, fits a page; plotly accepts the twin."""
     image = Image.open(io.BytesIO(picture.png)).convert("RGBA")
     width, height = picture.size
     assert image.size == (2 * width, 2 * height)
