@@ -37,9 +37,13 @@ class Picture:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
-        data: dict[str, Any] = {"text/plain": self.sentence, "image/png": _base64(self.png)}
-        if self.plotly is not None:
-            data[PLOTLY] = self.plotly
+        data: dict[str, Any] = {"text/plain": self.sentence}
+        if self.plotly is None:
+            data["image/png"] = _base64(self.png)
+        else:
+            # JupyterLab's plotly extension shows the PNG until the mouse is over it, and takes
+            # its size from the pixels, not from the metadata.
+            data |= {"image/png": _base64(at_css_size(self.png, self.size)), PLOTLY: self.plotly}
         return data, {"image/png": image_metadata(self.size, self.sentence)}
 
     def __repr__(self) -> str:
@@ -121,6 +125,12 @@ def encode_png(image: Image.Image, colours: int | None = None) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="png", optimize=True)
     return buffer.getvalue()
+
+
+def at_css_size(png: bytes, size: tuple[int, int]) -> bytes:
+    """The picture at one pixel per CSS pixel."""
+    image = Image.open(io.BytesIO(png)).convert("RGBA")
+    return encode_png(image.resize(size, Image.Resampling.LANCZOS), PALETTE)
 
 
 def _with_palette(image: Image.Image, colours: int) -> Image.Image:
