@@ -108,3 +108,16 @@ def open_pipeline(name: str | Path, **components: Any):
         ) from error
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def open_component(name: str, class_name: str):
+    """A single diffusers model of `data/models`, such as the autoencoder; fp32, eval, frozen."""
+    import diffusers
+
+    folder = models_dir() / name
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} is missing. Train it: dqlab train {name}")
+    refuse_pickles(folder)
+    verify_sums(folder)
+    model = getattr(diffusers, class_name).from_pretrained(folder, use_safetensors=True)
+    return model.float().eval().requires_grad_(False)

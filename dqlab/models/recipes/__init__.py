@@ -2,10 +2,15 @@
 
 from dqlab.errors import UnknownNameError
 from dqlab.models.recipes.attribute_classifier import AttributeClassifierRecipe
+from dqlab.models.recipes.autoencoder import AutoencoderRecipe
 from dqlab.models.recipes.base import Recipe
+from dqlab.models.recipes.latent_unet import LatentUNet
 from dqlab.models.recipes.pixel_unet import PixelUNet
 
-RECIPES: dict[str, type[Recipe]] = {r.name: r for r in (AttributeClassifierRecipe, PixelUNet)}
+RECIPES: dict[str, type[Recipe]] = {
+    recipe.name: recipe
+    for recipe in (AttributeClassifierRecipe, PixelUNet, AutoencoderRecipe, LatentUNet)
+}
 
 
 def recipe_for(name: str) -> Recipe:

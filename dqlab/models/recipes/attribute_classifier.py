@@ -1,6 +1,7 @@
 """attribute-classifier: reads garment, colour and background; also the Frechet feature net."""
 
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ class AttributeClassifierRecipe(Recipe):
 
     name = "attribute-classifier"
     minutes = 8
-    settings = {  # noqa: RUF012
+    settings: ClassVar[dict[str, Any]] = {
         "width": 32,
         "batch": 128,
         "lr": 2e-3,

@@ -5,7 +5,7 @@ import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,10 @@ from dqlab.engine import Budget, Progress, Stage, cosine
 class Recipe(ABC):
     """How one shipped model is trained and exported."""
 
-    name: str
-    minutes: float
+    name: ClassVar[str]
+    minutes: ClassVar[float]
     """Default time budget, for two slow cores."""
-    settings: dict[str, Any]
+    settings: ClassVar[dict[str, Any]]
     """Everything that shapes the result; recorded in the model card."""
 
     @abstractmethod

@@ -5,6 +5,7 @@ shortcut concatenation, attention at 8x8, fixed-variance noise prediction.
 """
 
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ class PixelUNet(Recipe):
 
     name = "pixel-unet"
     minutes = 90
-    settings = {  # noqa: RUF012
+    settings: ClassVar[dict[str, Any]] = {
         "widths": [24, 48, 96],
         "groups": 6,
         "batch": 64,
