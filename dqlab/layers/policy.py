@@ -60,7 +60,8 @@ class Policy:
     def check(self, weights: Bits, activations: Bits) -> None:
         """Raise InvalidInputError or UnknownNameError if a rule asks for an impossible format."""
         for rule in self.rules:
-            if (bits := rule.asked(weights, activations)) is not None:
+            bits = rule.asked(weights, activations)
+            if bits is not None and not isinstance(bits, float):  # averages: the method decides
                 _format(rule.pattern, bits)
 
     def __str__(self) -> str:
