@@ -218,6 +218,7 @@ def train(
     if path and path.is_file() and not fresh:
         run.load(path)
     elif precision == "auto":
+        run.begin_stage(task.stages[0])
         run.precision = choose_precision(run.time_step, device)
     saver = _Saver(run, path, save_every, on_save)
     try:
