@@ -161,7 +161,7 @@ def test_state_of_another_run_is_refused(tmp_path, named) -> None:
     if not named:
         other.fingerprint = "tiny-2"
     before = bytes_of(other.module)
-    with pytest.raises(CheckpointError, match="another run.*fresh=True"):
+    with pytest.raises(CheckpointError, match=r"another run.*fresh=True"):
         run(other, tmp_path, **named)
     assert bytes_of(other.module) == before
 
