@@ -27,9 +27,9 @@ class QuantizedLayer(nn.Module):
     frozen: bool
     """The weight already lies on its grid, so only the input is quantized at run time."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The layer's output on quantized operands."""
-        return self.operate(self.input_quantizer(x), self.quantized_weight())
+    def forward(self, input: Tensor) -> Tensor:
+        """The layer's output on quantized operands; the argument has torch's name for it."""
+        return self.operate(self.input_quantizer(input), self.quantized_weight())
 
     def quantized_weight(self) -> Tensor:
         """The weight as the layer uses it."""
