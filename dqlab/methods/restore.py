@@ -96,7 +96,7 @@ def _rebuild(config: dict[str, Any], record: dict[str, Any]) -> nn.Module:
     import diffusers
 
     denoiser = getattr(diffusers, config["_class_name"]).from_config(config).eval()
-    denoiser.to(getattr(torch, record["dtype"]))
+    nn.Module.to(denoiser, getattr(torch, record["dtype"]))  # diffusers' own warns of fp32 parts
     wrap_sites(denoiser, StepContext(), record["layers"], record["attentions"])
     sites = quantizers(denoiser)
     for site, described in record["formats"].items():
