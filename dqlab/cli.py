@@ -1,12 +1,17 @@
 """Command line: `dqlab methods | models | quantize | compare | train | doctor`."""
 
+import contextlib
 import json
+import re
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dqlab.errors import DqlabError, InvalidInputError
@@ -18,6 +23,8 @@ app = typer.Typer(
     add_completion=False,
 )
 out = Console()
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: typer turns the interrupt into it."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Model = Annotated[str, typer.Argument(help="Shipped model, diffusers folder, or hub id.")]
@@ -33,7 +40,7 @@ def _bits(text: str) -> Any:
     """`8` -> 8, `none` -> None, anything else is a format name."""
     if text.lower() in ("none", "fp", "full"):
         return None
-    return int(text) if text.lstrip("-").isdigit() else text
+    return int(text) if re.fullmatch("-?[0-9]+", text) else text
 
 
 def _print_json(value: Any) -> None:
@@ -91,26 +98,33 @@ def quantize(
         raise InvalidInputError(f"{output} exists already; give a new folder with --out.")
     pipe = dqlab.load(model)
     sampler = {"num_inference_steps": steps}
-    q = dqlab.quantize(pipe, method, _bits(weights), _bits(activations), sampler=sampler)
-    _save_whole(q, output)
-    out.print(f"{model} quantized with {method} at W{weights}A{activations}: {output}")
+    with _appearing_whole(output) as folder:
+        q = dqlab.quantize(pipe, method, _bits(weights), _bits(activations), sampler=sampler)
+        q.save_pretrained(folder)
+    _say(f"{model} quantized with {method} at W{weights}A{activations}: {output}")
 
 
-def _save_whole(pipe, folder: Path) -> None:
-    """Write beside `folder`, then rename: it appears complete or not at all."""
-    import tempfile
+@contextlib.contextmanager
+def _appearing_whole(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder`, renamed to it at the end: it appears complete or not at all."""
+    from safetensors import SafetensorError
 
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-            whole = Path(scratch) / "new"
-            pipe.save_pretrained(whole)
+            yield (whole := Path(scratch) / "new")
             whole.rename(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InvalidInputError(
-            f"{folder} cannot be written ({error.strerror or error}). Choose a folder you may "
-            "write to, on a disk with room."
+            f"{folder} cannot be written ({reason}). Choose a folder you may write to, on a disk "
+            "with room."
         ) from error
+
+
+def _say(text: str) -> None:
+    """Print a line as it is: brackets are no markup, and paths are not broken."""
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -132,7 +146,7 @@ def compare(
     found = dqlab.compare(pipe, q, num_seeds=seeds, baseline=True)
     if as_json:
         return _print_json({"model": model} | found.to_dict())
-    out.print(str(found))
+    _say(str(found))
     return None
 
 
@@ -151,7 +165,7 @@ def train(
     folder = train_model(
         name, minutes=minutes, steps=steps, device=device, fresh=fresh, out=target
     )
-    out.print(f"{name} is in {folder}. Measure it: dqlab card {name}")
+    _say(f"{name} is in {folder}. Measure it: dqlab card {name}")
 
 
 @app.command()
@@ -181,11 +195,13 @@ def main() -> None:
     try:
         app()
     except DqlabError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", soft_wrap=True, markup=True)
+        text = f"[bold red]error:[/] {escape(str(error))}"
+        Console(stderr=True).print(text, soft_wrap=True, highlight=False)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        Console(stderr=True).print("Stopped. Nothing was half-written; run again to resume.")
-        raise SystemExit(130) from None
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            Console(stderr=True).print("Stopped. Nothing was half-written; run again to resume.")
+        raise
 
 
 if __name__ == "__main__":

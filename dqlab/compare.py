@@ -1,10 +1,12 @@
 """`compare`: a quantized pipeline beside its original, on held-out trajectories."""
 
+import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from torch import Tensor
+from torch import Tensor, nn
 
 from dqlab import seeds
 from dqlab.errors import InvalidInputError
@@ -54,19 +56,19 @@ class Comparison:
         return mean_sqnr_db(self.powers)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, JSON-able."""
+        """Plain numbers, JSON-able; None stands for the infinite SQNR of an exact answer."""
         low, high = self.paired.interval()
         return {
             "method": " | ".join(self.info["recipe"]["methods"]),
             "weights": self.info["weights"],
             "activations": self.info["activations"],
             "policy": self.info["policy"]["name"],
-            "sampler": vars(self.sampler),
+            "sampler": dict(vars(self.sampler)),
             "num_seeds": len(self.images),
-            "sqnr_db_mean": self.sqnr_db_mean,
-            "sqnr_db_interval": list(bootstrap_mean_sqnr_db(self.powers)),
-            "rtn_sqnr_db_mean": self.rtn_sqnr_db_mean,
-            "sqnr_db_per_step": sqnr_per_step(self.powers)["sqnr_db"].tolist(),
+            "sqnr_db_mean": _finite(self.sqnr_db_mean),
+            "sqnr_db_interval": [_finite(x) for x in bootstrap_mean_sqnr_db(self.powers)],
+            "rtn_sqnr_db_mean": _finite(self.rtn_sqnr_db_mean),
+            "sqnr_db_per_step": [_finite(x) for x in sqnr_per_step(self.powers)["sqnr_db"]],
             "image_mse_median": self.paired.median,
             "image_mse_median_interval": [low, high],
             "flips": self.paired.flips,
@@ -80,7 +82,7 @@ class Comparison:
     def rows(self) -> list[tuple[str, str]]:
         """Label and value, for people."""
         found = self.to_dict()
-        low, high = found["sqnr_db_interval"]
+        low, high = bootstrap_mean_sqnr_db(self.powers)
         worst = sqnr_per_step(self.powers).nsmallest(1, "sqnr_db").iloc[0]
         rows = [
             ("method", f"{found['method']}, W{found['weights']} A{found['activations']}"),
@@ -113,6 +115,10 @@ class Comparison:
         )
         cells = "".join(f"<tr><th>{a}</th><td>{b}</td></tr>" for a, b in self.rows())
         return f"{grid.html()}<table>{cells}</table>"
+
+
+def _finite(x: float | None) -> float | None:
+    return x if x is not None and math.isfinite(x) else None
 
 
 def compare(
@@ -163,9 +169,22 @@ def _checked(pipe, quantized, num_seeds: int) -> tuple[dict[str, Any], Family]:
         raise InvalidInputError(
             f"Cannot compare a {type(pipe).__name__} with a {type(quantized).__name__}."
         )
-    if not 2 <= num_seeds <= len(seeds.HELD_OUT):
+    family = family_of(pipe)
+    if _architecture(family.denoiser(pipe)) != _architecture(family.denoiser(quantized)):
+        raise InvalidInputError(
+            "The two pipelines hold networks of different architecture; pass the pipeline that "
+            "the second one was quantized from."
+        )
+    if not isinstance(num_seeds, int) or not 2 <= num_seeds <= len(seeds.HELD_OUT):
         raise InvalidInputError(f"num_seeds={num_seeds}; choose 2 to {len(seeds.HELD_OUT)}.")
-    return info, family_of(pipe)
+    return info, family
+
+
+def _architecture(denoiser: nn.Module) -> str:
+    """The denoiser's configuration, comparable between one built here and one loaded."""
+    config = {k: v for k, v in denoiser.config.items() if k[0] != "_"}
+    config.pop("quantization_config", None)
+    return json.dumps(config, sort_keys=True, default=str)
 
 
 def _plain_sqnr(pipe, info: dict[str, Any], states: States) -> float:

@@ -4,9 +4,12 @@ Every random draw of step k comes from a generator seeded by (seed, stage, k), s
 continues exactly where an uninterrupted one would be.
 """
 
+import contextlib
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +64,7 @@ class Run:
         """Build the stage's optimiser and remember each group's full learning rate."""
         stage.start()
         self.optimizer = stage.optimizer(stage.parameters, lr=stage.lr)
+        self.optimizer.zero_grad(set_to_none=True)  # an interrupted step may have left gradients
         for group in self.optimizer.param_groups:
             group["full_lr"] = group["lr"]
 
@@ -73,12 +77,13 @@ class Run:
         if stage.clip_norm is not None:
             wanted = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(wanted, stage.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.average:
-            self.average.update(self.task.module, self.updates)
-        self.updates += 1
-        self.step += 1
+        with _whole():
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.average:
+                self.average.update(self.task.module, self.updates)
+            self.updates += 1
+            self.step += 1
         return loss
 
     def backward(self, precision: str, progress: Progress) -> float:
@@ -105,7 +110,8 @@ class Run:
         named = {f"model.{k}": v for k, v in self.task.module.state_dict().items()}
         if self.average:
             named |= {f"ema.{k}": v for k, v in self.average.module.state_dict().items()}
-        return named | {f"optim.{k}": v for k, v in flatten_optimizer(self.optimizer).items()}
+        moments = flatten_optimizer(self.optimizer) if self.optimizer else {}
+        return named | {f"optim.{k}": v for k, v in moments.items()}
 
     def facts(self) -> dict[str, Any]:
         """The JSON half of the state."""
@@ -125,19 +131,48 @@ class Run:
                 f"{path} belongs to another run: it has {found}, this one {wanted}. "
                 "Delete it (or pass fresh=True) to start again."
             )
+        try:
+            self._restore(tensors, facts)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{path} does not fit this run ({error}). Delete it (or pass fresh=True) to "
+                "start again."
+            ) from error
+
+    def _restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         for name in ("precision", "stage", "step", "seconds", "updates", "finished", "curve"):
             setattr(self, name, facts[name])
+        # Every stage begun so far begins again, then the saved numbers replace what it set.
+        for stage in self.task.stages[: self.stage + (self.step > 0)]:
+            self.begin_stage(stage)
+        if self.step > 0:
+            restore_optimizer(self.optimizer, _under("optim.", tensors))
+        else:
+            self.optimizer = None
         self.task.module.load_state_dict(_under("model.", tensors))
         if self.average:
             self.average.module.load_state_dict(_under("ema.", tensors))
-        if self.stage < len(self.task.stages):
-            self.begin_stage(self.task.stages[self.stage])
-            restore_optimizer(self.optimizer, _under("optim.", tensors))
 
     def report(self) -> Report:
         """What the caller gets."""
         module = self.average.module if self.average else self.task.module
         return Report(module, self.precision, self.finished, self.curve)
+
+
+@contextlib.contextmanager
+def _whole() -> Iterator[None]:
+    """Ctrl-C waits until the block is done: a saved state never holds half a step."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -183,6 +218,7 @@ def train(
     if path and path.is_file() and not fresh:
         run.load(path)
     elif precision == "auto":
+        run.begin_stage(task.stages[0])
         run.precision = choose_precision(run.time_step, device)
     saver = _Saver(run, path, save_every, on_save)
     try:
@@ -202,7 +238,7 @@ class _Saver:
         self.last = time.perf_counter()
 
     def save(self) -> None:
-        if self.path is not None and self.run.optimizer is not None:
+        if self.path is not None:
             self.run.save(self.path)
             if self.on_save:
                 self.on_save(self.run.report().module)
@@ -227,10 +263,10 @@ def _run_stage(run: Run, saver: _Saver, show: bool) -> None:
             if run.step % 50 == 0:
                 _record(run, smooth, bar)
             saver.maybe()
-    run.finished.append({"name": stage.name, "steps": run.step, "seconds": round(run.seconds, 1)})
-    run.stage, run.step, run.seconds = run.stage + 1, 0, 0.0
-    if run.stage < len(run.task.stages):
-        run.begin_stage(run.task.stages[run.stage])
+    done = {"name": stage.name, "steps": run.step, "seconds": round(run.seconds, 1)}
+    with _whole():
+        run.finished.append(done)
+        run.stage, run.step, run.seconds, run.optimizer = run.stage + 1, 0, 0.0, None
     saver.save()
 
 

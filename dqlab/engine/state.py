@@ -50,14 +50,15 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, "pt") as handle:
             facts = json.loads((handle.metadata() or {})["dqlab"])
+            version = facts["version"]
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise CheckpointError(
             f"{path} is not a readable training state ({error}). Delete it to start again."
         ) from error
-    if facts["version"] != VERSION:
+    if version != VERSION:
         raise CheckpointError(
-            f"{path} has state version {facts['version']}, this dqlab reads {VERSION}. "
+            f"{path} has state version {version}, this dqlab reads {VERSION}. "
             "Delete it to start again."
         )
     return tensors, facts

@@ -24,7 +24,7 @@ class Budget:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
             raise InvalidInputError("A budget needs either steps= or minutes=, not both or none.")
-        if min(self.steps or 1, self.minutes or 1) <= 0:
+        if not (self.steps if self.minutes is None else self.minutes) > 0:
             raise InvalidInputError(f"A budget must be positive; got {self}.")
 
     def fraction(self, step: int, seconds: float) -> float:
@@ -69,6 +69,9 @@ class Stage:
         schedule: maps the stage's fraction to a factor on every group's learning rate.
         optimizer: builds the optimiser from groups and `lr`.
         clip_norm: gradients are clipped to this global norm; None leaves them.
+        name: in progress bars, reports and errors.
+        start: called when the stage begins. A resumed run calls it again for every stage begun
+            so far, in order, before the saved numbers are loaded.
 
     """
 

@@ -21,7 +21,7 @@ class StepContext:
         schedule: timesteps of the bound sampler in sampling order, float `[T]`, or None.
         branches: names of the guidance branches in the order the pipeline stacks them, such as
             `("uncond", "cond")`; empty without guidance.
-        timestep: float `[N]`, one per row of the running batch; None outside a forward.
+        timestep: float `[N]`, one per row of the running (or last) batch; None before the first.
 
     """
 
@@ -59,6 +59,21 @@ class StepContext:
         if self._step is None:
             self._step = self._find()
         return self._step
+
+    def steps_of(self, rows: int, site: str) -> Tensor:
+        """`step` for a tensor of `rows` rows: N, or N x frames where frames are folded in.
+
+        Raises:
+            InvalidInputError: as `step`; also if `rows` is no multiple of N.
+
+        """
+        step = self.step
+        if rows % len(step):
+            raise InvalidInputError(
+                f"{site} meets {rows} rows, but the denoiser runs {len(step)}, so their sampling "
+                "steps are unknown. Give this site one range for all steps."
+            )
+        return step.repeat_interleave(rows // len(step))
 
     def _find(self) -> Tensor:
         if self.schedule is None or self.timestep is None:

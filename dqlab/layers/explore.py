@@ -77,7 +77,7 @@ def _follow(path: str, module: nn.Module, found: Anatomy, watch: _Watch) -> list
         if path not in seen:
             seen.add(path)
             found.order.append(path)
-            if isinstance(module, LAYERS):
+            if isinstance(module, LAYERS) and _plain(module):
                 found.layers.append(path)
 
     def leave(*_) -> None:
@@ -89,10 +89,17 @@ def _follow(path: str, module: nn.Module, found: Anatomy, watch: _Watch) -> list
     ]
 
 
+def _plain(module: nn.Module) -> bool:
+    """Whether a layer computes what its kind computes: a subclass may do something else."""
+    return type(module).forward in {kind.forward for kind in LAYERS}
+
+
 def _list_uncovered(model: nn.Module, found: Anatomy, watch: _Watch) -> None:
     ran = set(found.layers)
     for path, module in model.named_modules():
-        if isinstance(module, LAYERS) and path not in ran:
+        if isinstance(module, LAYERS) and not _plain(module):
+            found.uncovered.append(f"{path} ({type(module).__name__}) has a forward of its own")
+        elif isinstance(module, LAYERS) and path not in ran:
             found.uncovered.append(f"{path} ({type(module).__name__}) did not run")
         elif isinstance(module, nn.modules.conv._ConvTransposeNd | nn.Bilinear):
             found.uncovered.append(f"{path} ({type(module).__name__}) has no quantized form")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from dqlab.errors import InvalidInputError
+from dqlab.errors import DqlabError, InvalidInputError
 from dqlab.formats import Affine, Format, parse
 
 Bits = int | float | str | Format | None
@@ -22,6 +22,12 @@ class Rule:
     bits: Bits
     why: str = ""
 
+    def asked(self, weights: Bits, activations: Bits) -> Bits:
+        """The bits, given what the caller wants for weights and activations."""
+        if isinstance(self.bits, str) and self.bits in ("weights", "activations"):
+            return weights if self.bits == "weights" else activations
+        return self.bits
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -32,11 +38,9 @@ class Policy:
 
     def format(self, site: str, weights: Bits, activations: Bits) -> Format | None:
         """The number format at `site`, or None for full precision."""
-        if _is_activation(site) and activations is None:
+        if (activations if _is_activation(site) else weights) is None:
             return None
-        rule = self.rule(site)
-        asked = {"weights": weights, "activations": activations}
-        bits = asked.get(rule.bits, rule.bits) if isinstance(rule.bits, str) else rule.bits
+        bits = self.rule(site).asked(weights, activations)
         return None if bits is None else _format(site, bits)
 
     def rule(self, site: str) -> Rule:
@@ -48,12 +52,26 @@ class Policy:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able data."""
-        rules = [{"pattern": r.pattern, "bits": r.bits, "why": r.why} for r in self.rules]
+        rules = [
+            {"pattern": r.pattern, "bits": plain_bits(r.bits), "why": r.why} for r in self.rules
+        ]
         return {"name": self.name, "rules": rules}
+
+    def check(self, weights: Bits, activations: Bits) -> None:
+        """Raise InvalidInputError or UnknownNameError if a rule asks for an impossible format."""
+        for rule in self.rules:
+            bits = rule.asked(weights, activations)
+            if bits is not None and not isinstance(bits, float):  # averages: the method decides
+                _format(rule.pattern, bits)
 
     def __str__(self) -> str:
         lines = [f"{r.pattern:28} {r.bits!s:12} {r.why}" for r in self.rules]
         return "\n".join([f"policy {self.name!r}: first match decides", *lines])
+
+
+def plain_bits(bits: Bits) -> int | float | str | None:
+    """The same as a number or name, which JSON can hold."""
+    return bits.name if isinstance(bits, Format) else bits
 
 
 def _is_activation(site: str) -> bool:
@@ -62,9 +80,12 @@ def _is_activation(site: str) -> bool:
 
 def _format(site: str, bits: Bits) -> Format:
     """An int means canonical affine; the softmax output is never negative: no zero point."""
-    if site.endswith(".p") and isinstance(bits, int):
-        return Affine(bits, "always_zero")
-    return parse(bits)
+    try:
+        if site.endswith(".p") and isinstance(bits, int):
+            return Affine(bits, "always_zero")
+        return parse(bits)
+    except DqlabError as error:
+        raise type(error)(f"At {site}: {error}") from error
 
 
 def common_policy(first: str, last: str, softmax: Bits = 8) -> Policy:

@@ -50,11 +50,12 @@ class Quantizer(nn.Module):
             )
         self.scale, self.zero_point, self.per_step = found.scale, found.zero_point, per_step
 
-    def current(self, ndim: int) -> Range:
-        """The range for the rows now running, shaped to broadcast against `ndim` dimensions."""
+    def current(self, x: Tensor) -> Range:
+        """The range for `x`; a per-step one row by row, shaped to broadcast against it."""
         if not self.per_step:
             return self.range
-        return self.range.index(self.context.step.to(self.scale.device), ndim)
+        steps = self.context.steps_of(len(x), self.site).to(self.scale.device)
+        return self.range.index(steps, x.ndim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize and dequantize `x`; same shape and dtype."""
@@ -62,7 +63,7 @@ class Quantizer(nn.Module):
             tap(x)
         if self.format is None or self.scale is None or not self.active:
             return x
-        return self.format.fake_quant(x, self.current(x.ndim))
+        return self.format.fake_quant(x, self.current(x))
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         """Accept ranges of any shape: a fresh quantizer has none to compare with."""

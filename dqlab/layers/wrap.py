@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from dqlab.formats import Range
 from dqlab.layers.context import StepContext
 from dqlab.layers.quantizer import Quantizer
 
@@ -26,9 +27,9 @@ class QuantizedLayer(nn.Module):
     frozen: bool
     """The weight already lies on its grid, so only the input is quantized at run time."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The layer's output on quantized operands."""
-        return self.operate(self.input_quantizer(x), self.quantized_weight())
+    def forward(self, input: Tensor) -> Tensor:
+        """The layer's output on quantized operands; the argument has torch's name for it."""
+        return self.operate(self.input_quantizer(input), self.quantized_weight())
 
     def quantized_weight(self) -> Tensor:
         """The weight as the layer uses it."""
@@ -46,14 +47,14 @@ class QuantizedLayer(nn.Module):
         self.weight.copy_(self.quantized_weight())
         self.frozen = True
 
-    def _codes_range(self, ndim: int):
+    def _codes_range(self) -> Range | None:
         quantizer = self.weight_quantizer
-        return None if quantizer.format is None or not self.frozen else quantizer.current(ndim)
+        return None if quantizer.format is None or not self.frozen else quantizer.range
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         """Frozen weights are stored as integer codes."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if found := self._codes_range(self.weight.ndim):
+        if found := self._codes_range():
             weight = destination.pop(prefix + "weight").detach()
             codes = self.weight_quantizer.format.encode(weight.float(), found)
             destination[prefix + "weight_codes"] = _smallest(codes)
@@ -66,7 +67,7 @@ class QuantizedLayer(nn.Module):
             quantizer._load_from_state_dict(
                 dict(state_dict), prefix + "weight_quantizer.", {}, False, [], [], []
             )
-            weight = quantizer.format.decode(codes, quantizer.current(codes.ndim))
+            weight = quantizer.format.decode(codes, quantizer.range)
             state_dict[prefix + "weight"] = weight.to(self.weight.dtype)
             self.frozen = True
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -97,14 +98,18 @@ class QuantizedAttention(nn.Module):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask, causal, scale) -> Tensor:
         """`[B, H, L, D]` each; mask broadcast to `[B, H, L, S]`, boolean (keep) or additive."""
         q, k, v = self.q_quantizer(query), self.k_quantizer(key), self.v_quantizer(value)
-        scores = (q * (scale or q.shape[-1] ** -0.5)) @ k.transpose(-2, -1)
+        scale = q.shape[-1] ** -0.5 if scale is None else scale
+        scores = (q * scale) @ k.transpose(-2, -1)
         if causal:
             keep = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
             scores = scores.masked_fill(~keep, -torch.inf)
-        if mask is not None:
-            keeps = mask.dtype == torch.bool
-            scores = scores.masked_fill(~mask, -torch.inf) if keeps else scores + mask
-        return self.p_quantizer(scores.softmax(-1)) @ v
+        if mask is None:
+            return self.p_quantizer(scores.softmax(-1)) @ v
+        keeps = mask.dtype == torch.bool
+        scores = scores.masked_fill(~mask, -torch.inf) if keeps else scores + mask
+        # A row with nothing to attend to answers zero, as scaled_dot_product_attention does.
+        empty = scores.amax(-1, keepdim=True) == -torch.inf
+        return self.p_quantizer(scores.softmax(-1).masked_fill(empty, 0.0)) @ v
 
 
 class _Explicit(TorchFunctionMode):

@@ -1,5 +1,6 @@
 """Recipes: one method per moment, composed with `|`."""
 
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,9 +23,10 @@ class Recipe:
     methods: tuple[Method, ...]
     owners: dict[str, Method] = field(default_factory=dict)
 
-    def __or__(self, other: "Recipe") -> "Recipe":
+    def __or__(self, other: "Recipe | str") -> "Recipe":
         """Both; raises InvalidInputError where both act at the same moment."""
-        for moment in self.owners.keys() & other.owners.keys():
+        other = as_recipe(other)
+        for moment in (m for m in MOMENTS if m in self.owners and m in other.owners):
             mine, theirs = self.owners[moment].slug, other.owners[moment].slug
             raise InvalidInputError(
                 f"{mine} and {theirs} both act at the moment {moment!r}. Drop it from one: "
@@ -75,7 +77,8 @@ class Recipe:
 
 
 def _check_bits(method: Method, name: str, bits: Any) -> None:
-    if isinstance(bits, bool) or (isinstance(bits, int) and bits not in method.bits[name]):
+    known = [(type(b), b) for b in method.bits[name]]
+    if isinstance(bits, int | float) and (type(bits), bits) not in known:
         allowed = ", ".join(map(str, method.bits[name]))
         raise InvalidInputError(
             f"{name}={bits!r} is not a bit-width {method.slug} is defined for; choose one of "
@@ -98,9 +101,18 @@ def recipe(name: str, **options: Any) -> Recipe:
 
     Raises:
         UnknownNameError: if there is no such method.
+        InvalidInputError: if it has no such option.
 
     """
-    method = find(name)(**options)
+    cls = find(name)
+    try:
+        inspect.signature(cls).bind(**options)
+    except TypeError as error:
+        raise InvalidInputError(
+            f"{cls.slug} cannot take the options {options}: {error}. Its own are "
+            f"{', '.join(inspect.signature(cls).parameters) or 'none'}."
+        ) from error
+    method = cls(**options)
     return Recipe((method,), dict.fromkeys(method.moments(), method))
 
 

@@ -1,13 +1,14 @@
 """The record a quantized model carries: how it was made, and what restoring it takes."""
 
 import hashlib
+import json
 from typing import Any
 
 import torch
 from torch import nn
 
-from dqlab.formats import Format
 from dqlab.layers import quantizers
+from dqlab.layers.policy import plain_bits
 from dqlab.methods.job import Job
 from dqlab.models.families import FAMILIES
 
@@ -16,15 +17,15 @@ SAVE_VERSION = 1
 
 def write_record(job: Job, seconds: float) -> None:
     """Put the record into the denoiser's config, where diffusers saves it."""
-    schedule = job.context.schedule
+    schedule, sites = job.context.schedule, quantizers(job.denoiser)
     record = {
         "quant_method": "dqlab",
         "version": SAVE_VERSION,
         "recipe": job.recipe.to_dict(),
-        "weights": _plain(job.weights),
-        "activations": _plain(job.activations),
+        "weights": plain_bits(job.weights),
+        "activations": plain_bits(job.activations),
         "policy": job.policy.to_dict(),
-        "sampler": vars(job.sampler),
+        "sampler": dict(vars(job.sampler)),
         "schedule": schedule.tolist(),
         "profile": job.profile,
         "seed": job.seed,
@@ -32,22 +33,19 @@ def write_record(job: Job, seconds: float) -> None:
         "layers": job.anatomy.layers,
         "attentions": job.anatomy.attentions,
         "uncovered": job.anatomy.uncovered,
-        "formats": {
-            s: q.format.to_dict() for s, q in quantizers(job.denoiser).items() if q.format
-        },
-        "fingerprint": fingerprint(job.denoiser),
+        "formats": {s: q.format.to_dict() for s, q in sites.items() if q.format},
+        "per_step": [s for s, q in sites.items() if q.per_step],
+        "dtype": str(job.denoiser.dtype).removeprefix("torch."),
         "fit_seconds": round(seconds, 1),
     }
+    record["fingerprint"] = fingerprint(job.denoiser, record)
     job.denoiser.register_to_config(quantization_config=record)
 
 
-def _plain(bits: Any) -> Any:
-    return bits.to_dict() if isinstance(bits, Format) else bits
-
-
-def fingerprint(denoiser: nn.Module) -> str:
-    """Short SHA-256 over all codes, ranges and parameters, by name."""
-    digest = hashlib.sha256()
+def fingerprint(denoiser: nn.Module, record: dict[str, Any]) -> str:
+    """Short SHA-256 over all codes, ranges and parameters, by name, and the rest of the record."""
+    facts = {k: v for k, v in record.items() if k not in ("fingerprint", "fit_seconds")}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(denoiser.state_dict().items()):
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(name.encode())

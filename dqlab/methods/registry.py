@@ -2,8 +2,9 @@
 
 import importlib
 import pkgutil
+import warnings
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from dqlab.errors import UnknownNameError
@@ -24,9 +25,24 @@ def all_methods() -> dict[str, type]:
             method = importlib.import_module(info.name).METHOD
             found[method.slug] = method
     for point in entry_points(group=ENTRY_POINT_GROUP):
-        method = point.load()
-        found.setdefault(method.slug, method)
+        _add_plugin(found, point)
     return found
+
+
+def _add_plugin(found: dict[str, type], point: EntryPoint) -> None:
+    """One plug-in's method; a broken one is left out with a warning, the others go on working."""
+    try:
+        method = point.load()
+        slug = method.slug
+    except Exception as error:
+        warnings.warn(f"The method plug-in {point.value} is left out: {error}", stacklevel=3)
+        return
+    if found.setdefault(slug, method) is not method:
+        warnings.warn(
+            f"The method plug-in {point.value} is left out: its slug {slug!r} is taken by "
+            f"{found[slug].__module__}.",
+            stacklevel=3,
+        )
 
 
 def find(name: str) -> type:

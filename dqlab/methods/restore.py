@@ -1,6 +1,7 @@
 """`load`: open any pipeline, quantized by dqlab or not."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +15,18 @@ from dqlab.methods.record import SAVE_VERSION, fingerprint
 from dqlab.methods.run import wrap_sites
 from dqlab.models.families import FAMILIES
 from dqlab.models.loading import find_folder, open_pipeline, read_json, refuse_pickles
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+_DAMAGE = (
+    SafetensorError,
+    DqlabError,
+    OSError,
+    RuntimeError,
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+)
 
 
 def load(name: str | Path):
@@ -45,33 +58,50 @@ def _quantized_component(folder: Path) -> str | None:
 
 def _restore(folder: Path, component: str) -> nn.Module:
     """Build the network from its config, wrap it as recorded, and fill in codes and scales."""
-    import diffusers
-
     config = read_json(folder / component / "config.json")
     record = config.pop("quantization_config")
-    if record.get("quant_method") != "dqlab" or record.get("version") != SAVE_VERSION:
-        raise CheckpointError(
-            f"{folder} was quantized by {record.get('quant_method')!r} version "
-            f"{record.get('version')!r}; this dqlab reads 'dqlab' version {SAVE_VERSION}."
-        )
+    _check_version(folder, record)
     try:
-        denoiser = getattr(diffusers, config["_class_name"]).from_config(config).eval()
-        wrap_sites(denoiser, StepContext(), record["layers"], record["attentions"])
-        for site, described in record["formats"].items():
-            quantizers(denoiser)[site].format = Format.from_dict(described)
-        tensors = load_file(folder / component / "diffusion_pytorch_model.safetensors")
-        denoiser.load_state_dict(tensors)
-    except DqlabError:
-        raise
-    except (SafetensorError, OSError, RuntimeError, AttributeError, KeyError, TypeError) as error:
+        denoiser = _rebuild(config, record)
+        denoiser.load_state_dict(load_file(folder / component / WEIGHTS))
+        found = fingerprint(denoiser, record)
+    except _DAMAGE as error:
         raise CheckpointError(
             f"{folder / component} is damaged or incomplete ({error}). Save it again."
         ) from error
-    if fingerprint(denoiser) != record["fingerprint"]:
+    if found != record.get("fingerprint"):
         raise CheckpointError(
-            f"{folder / component} holds other numbers than when it was saved: it was changed "
-            "or damaged. Save it again."
+            f"{folder / component} holds other numbers or settings than when it was saved: it "
+            "was changed or damaged. Save it again."
         )
-    denoiser.step_context.bind(record["schedule"] and torch.tensor(record["schedule"]))
     denoiser.register_to_config(quantization_config=record)
     return denoiser.requires_grad_(False)
+
+
+def _check_version(folder: Path, record: Any) -> None:
+    kind, version = (
+        (record.get(k) for k in ("quant_method", "version"))
+        if isinstance(record, dict)
+        else (record, None)
+    )
+    if (kind, version) != ("dqlab", SAVE_VERSION):
+        raise CheckpointError(
+            f"{folder} was quantized by {kind!r} version {version!r}; this dqlab reads 'dqlab' "
+            f"version {SAVE_VERSION}."
+        )
+
+
+def _rebuild(config: dict[str, Any], record: dict[str, Any]) -> nn.Module:
+    """The wrapped network as it was before its numbers were written."""
+    import diffusers
+
+    denoiser = getattr(diffusers, config["_class_name"]).from_config(config).eval()
+    nn.Module.to(denoiser, getattr(torch, record["dtype"]))  # diffusers' own warns of fp32 parts
+    wrap_sites(denoiser, StepContext(), record["layers"], record["attentions"])
+    sites = quantizers(denoiser)
+    for site, described in record["formats"].items():
+        sites[site].format = Format.from_dict(described)
+    for site in record["per_step"]:
+        sites[site].per_step = True
+    denoiser.step_context.bind(torch.tensor(record["schedule"]))
+    return denoiser

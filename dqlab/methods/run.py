@@ -58,6 +58,7 @@ def quantize(
     source = _checked_denoiser(pipe, family)
     denoiser = copy.deepcopy(source).eval().requires_grad_(False)
     rules = policy if isinstance(policy, Policy) else _policy(policy, family, softmax)
+    rules.check(weights, activations)
     job = Job(
         pipe,
         denoiser,
@@ -99,7 +100,13 @@ def _policy(name: str, family: Family, softmax: int) -> Policy:
 def _run_moments(job: Job, calibration: States | None) -> None:
     """Calibrate, reshape, place, fit. Correction is bound when the pipeline is put together."""
     recipe = job.recipe
-    job.calibration = (calibration or recipe.calibrate(job)).check("calibration")
+    chosen = recipe.calibrate(job) if calibration is None else calibration
+    if not isinstance(chosen, States):
+        raise InvalidInputError(
+            f"calibration is a {type(chosen).__name__}; pass what dqlab.trajectory.record returns "
+            "first, a States."
+        )
+    job.calibration = chosen.check("calibration")
     recipe.reshape(job)
     wrap(job)
     formats: dict[str, Format | None] = recipe.formats(job)
@@ -114,9 +121,15 @@ def _run_moments(job: Job, calibration: States | None) -> None:
 def wrap(job: Job) -> None:
     """Find every operand by running one state, and give each a quantizer."""
     example = job.calibration[:1]
-    job.anatomy = explore(job.denoiser, lambda: example.call(job.denoiser))
+    try:
+        job.anatomy = explore(job.denoiser, lambda: example.call(job.denoiser))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"The {type(job.denoiser).__name__} cannot run on the calibration set ({error}). "
+            "Record one with this pipeline."
+        ) from error
     wrap_sites(job.denoiser, job.context, job.anatomy.layers, job.anatomy.attentions)
-    job.context.bind(job.calibration.t.unique_consecutive())
+    job.context.bind(job.family.schedule(job.original, job.sampler))
 
 
 def wrap_sites(denoiser: nn.Module, context, layers: list[str], attentions: list[str]) -> None:

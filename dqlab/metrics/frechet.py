@@ -35,7 +35,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     """Frechet distance between two feature sets `[N, 64]`, `[M, 64]`.
 
     Raises:
-        InvalidInputError: if a set is too small for a covariance of 64 features.
+        InvalidInputError: if a set is too small for a covariance of 64 features, or not finite.
 
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
@@ -46,6 +46,12 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
             f"{smallest} images cannot give a covariance of {FEATURES} features; "
             f"use at least {2 * FEATURES}."
         )
+    for name, given in (("first", first), ("second", second)):
+        if not bool(given.isfinite().all()):
+            raise InvalidInputError(
+                f"The {name} feature set holds NaN or infinity, so it has no distance. Check the "
+                "images it was computed from."
+            )
     metric = FrechetInceptionDistance(feature=_Passed(), input_img_size=(FEATURES,))
     metric.update(first, real=True)
     metric.update(second, real=False)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dqlab.errors import InvalidInputError
 from dqlab.models.classifier import HEADS, AttributeClassifier, load_classifier
 
 
@@ -45,7 +46,17 @@ class PairedError:
 def paired_error(
     reference: Tensor, other: Tensor, classifier: AttributeClassifier | None = None
 ) -> PairedError:
-    """Compare images pair by pair; both `[N, 3, 32, 32]` in [0, 1]."""
+    """Compare images pair by pair; both `[N, 3, 32, 32]` in [0, 1].
+
+    Raises:
+        InvalidInputError: if there are none, or the two sets differ in shape.
+
+    """
+    if len(reference) == 0 or reference.shape != other.shape:
+        raise InvalidInputError(
+            f"Images of shape {tuple(reference.shape)} and {tuple(other.shape)} make no pairs; "
+            "sample both pipelines with the same seeds."
+        )
     classifier = classifier or load_classifier()
     mse = (reference - other).square().flatten(1).mean(1)
     before, after = (classifier.read(x * 2 - 1)[0] for x in (reference, other))

@@ -6,6 +6,7 @@ sums over all trajectories and elements at step k, both networks asked about the
 full-precision states. 20 dB means that the error has 1 % of the signal's power.
 """
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -39,10 +40,8 @@ def _power(x: Tensor):
 
 def to_db(signal, noise):
     """10 log10(signal / noise), elementwise; an exact answer gives infinity."""
-    ratio = torch.as_tensor(signal, dtype=torch.float64) / torch.as_tensor(
-        noise, dtype=torch.float64
-    )
-    return (10 * ratio.log10()).numpy()
+    signal, noise = (torch.as_tensor(x, dtype=torch.float64) for x in (signal, noise))
+    return torch.where(noise == 0, torch.inf, 10 * (signal / noise).log10()).numpy()
 
 
 def sqnr_per_step(powers: pd.DataFrame) -> pd.DataFrame:
@@ -64,8 +63,8 @@ def bootstrap_mean_sqnr_db(
     signal, noise = (torch.tensor(g.to_numpy()) for g in grid)
     generator = torch.Generator().manual_seed(seed)
     picks = torch.randint(signal.shape[1], (draws, signal.shape[1]), generator=generator)
-    ratio = signal[:, picks].sum(-1) / noise[:, picks].sum(-1)
-    means = (10 * ratio.log10()).mean(0)
+    means = to_db(signal[:, picks].sum(-1), noise[:, picks].sum(-1)).mean(0)
     tail = (1 - level) / 2
-    low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=means.dtype)).tolist()
+    # "nearest": an exact answer is infinite, and between infinities nothing can be interpolated
+    low, high = np.quantile(means, [tail, 1 - tail], method="nearest").tolist()
     return low, high

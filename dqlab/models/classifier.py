@@ -75,6 +75,7 @@ def save_classifier(model: AttributeClassifier, folder: Path) -> None:
 
 def load_classifier(folder: Path | None = None) -> AttributeClassifier:
     """The shipped classifier (fp32, eval), or the one in `folder`."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     folder = folder or models_dir() / "attribute-classifier"
@@ -83,7 +84,13 @@ def load_classifier(folder: Path | None = None) -> AttributeClassifier:
             f"No attribute classifier in {folder}. Restore it from the repository, or train it: "
             "dqlab train attribute-classifier"
         )
-    model = AttributeClassifier(**json.loads((folder / "config.json").read_text()))
-    weights = load_file(folder / "model.safetensors")
-    model.load_state_dict({name: t.float() for name, t in weights.items()})
+    try:
+        model = AttributeClassifier(**json.loads((folder / "config.json").read_text()))
+        weights = load_file(folder / "model.safetensors")
+        model.load_state_dict({name: t.float() for name, t in weights.items()})
+    except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"The attribute classifier in {folder} is damaged ({error}). Restore it from the "
+            "repository, or train it: dqlab train attribute-classifier"
+        ) from error
     return model.eval().requires_grad_(False)

@@ -4,6 +4,7 @@ Which component is the denoiser, which layers are first and last, how guidance s
 branches, and how to ask the pipeline for a given list of trajectories.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -81,6 +82,12 @@ class Family:
             "output_type": "np",
         }
 
+    def schedule(self, pipe, sampler: Sampler) -> Tensor:
+        """The timesteps the pipeline visits under `sampler`, in its order, `[T]`."""
+        scheduler = copy.deepcopy(pipe.scheduler)
+        scheduler.set_timesteps(sampler.num_inference_steps)
+        return scheduler.timesteps
+
     def run(self, pipe, sampler: Sampler, seeds: Sequence[int]) -> Tensor:
         """Sample one image per seed.
 
@@ -88,6 +95,7 @@ class Family:
             float32 `[N, 3, H, W]` in [0, 1].
 
         """
+        pipe = copy.copy(pipe)  # the caller keeps their own progress bar
         device = next(self.denoiser(pipe).parameters()).device
         generators = [torch.Generator(device).manual_seed(int(s)) for s in seeds]
         pipe.set_progress_bar_config(disable=True)

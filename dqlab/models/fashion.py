@@ -149,10 +149,16 @@ def load_held_out() -> tuple[torch.Tensor, torch.Tensor]:
         uint8 images `[1000, 32, 32]` and int64 labels `[1000]`.
 
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = data_dir() / "fashion-mnist" / "held-out.safetensors"
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; restore it from the repository.")
-    stored = load_file(path)
-    return stored["images"], stored["labels"].long()
+    try:
+        stored = load_file(path)
+        return stored["images"], stored["labels"].long()
+    except (SafetensorError, OSError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({error}); restore it from the repository."
+        ) from error

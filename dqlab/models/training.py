@@ -52,7 +52,9 @@ def train_model(
 
     """
     recipe = recipe_for(name)
-    budget = Budget(steps=steps) if steps else Budget(minutes=minutes or recipe.minutes)
+    if steps is None and minutes is None:
+        minutes = recipe.minutes
+    budget = Budget(steps, minutes)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     run_dir = state_dir() / "runs" / name
     commit = git_commit()

@@ -51,5 +51,9 @@ def inactive(chosen: Iterable[Quantizer]) -> Iterator[None]:
 @torch.no_grad()
 def replay(model: nn.Module, states: States, batch_size: int = BATCH) -> Tensor:
     """The model's answer on every row of `states`, `[R, ...]`."""
+    training = model.training
     model.eval()
-    return torch.cat([part.call(model) for part in states.batches(batch_size)])
+    try:
+        return torch.cat([part.call(model) for part in states.batches(batch_size)])
+    finally:
+        model.train(training)

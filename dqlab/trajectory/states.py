@@ -68,10 +68,12 @@ class States:
         return digest.hexdigest()[:16]
 
     def check(self, why: str) -> "States":
-        """Refuse an empty set or one with NaN or infinity."""
+        """Refuse an empty set or one with NaN or infinity, in inputs or answers."""
         if len(self) == 0:
             raise InvalidInputError(f"The {why} set is empty: give it at least one trajectory.")
-        finite = self.x.flatten(1).isfinite().all(1)
+        finite = torch.ones(len(self), dtype=torch.bool, device=self.x.device)
+        for tensor in (self.x, self.output, *self.conditions.values()):
+            finite &= tensor.reshape(len(self), -1).isfinite().all(1)
         if not bool(finite.all()):
             row = int((~finite).nonzero()[0])
             raise InvalidInputError(
