@@ -2,8 +2,8 @@
 
     SQNR_k = 10 log10( sum eps^2 / sum (eps_q - eps)^2 )   dB,
 
-sums over all trajectories and elements at step k, both networks asked about the same
-full-precision states. 20 dB means that the error has 1 % of the signal's power.
+sums over all trajectories and elements at step k, eps after guidance, both networks asked about
+the same full-precision states. 20 dB means that the error has 1 % of the signal's power.
 """
 
 import numpy as np
@@ -15,20 +15,21 @@ from dqlab.trajectory import States, replay
 
 
 def error_powers(states: States, denoiser: nn.Module, batch_size: int = 32) -> pd.DataFrame:
-    """Signal and error power per (step, seed), summed over elements and guidance branches.
+    """Signal and error power of the guided prediction per (step, seed).
 
     Returns:
         A frame with columns step, t, seed, signal, noise.
 
     """
-    answer = replay(denoiser, states, batch_size)
+    answer, rows = states.guided(replay(denoiser, states, batch_size))
+    truth, _ = states.guided(states.output)
     frame = pd.DataFrame(
         {
-            "step": states.step.numpy(),
-            "t": states.t.cpu().numpy().astype(float),
-            "seed": states.seed.numpy(),
-            "signal": _power(states.output),
-            "noise": _power(answer - states.output),
+            "step": states.step[rows].numpy(),
+            "t": states.t[rows].cpu().numpy().astype(float),
+            "seed": states.seed[rows].numpy(),
+            "signal": _power(truth),
+            "noise": _power(answer - truth),
         }
     )
     return frame.groupby(["step", "t", "seed"], as_index=False).sum()

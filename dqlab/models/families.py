@@ -5,7 +5,7 @@ branches, and how to ask the pipeline for a given list of trajectories.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.errors import InvalidInputError, NotApplicableError
+from dqlab.models.captions import attributes_of
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Sampler:
     Attributes:
         num_inference_steps: network calls per trajectory (per guidance branch).
         eta: DDIM's eta; 0 is deterministic, 1 is DDPM-like.
-        guidance_scale: classifier-free guidance; None means the family's default.
+        guidance_scale: classifier-free guidance; None means the family's default, 1 turns it off.
 
     """
 
@@ -54,6 +55,17 @@ class Sampler:
             ) from None
 
 
+def no_conditions(pipe, seeds: Sequence[int]) -> dict[str, Any]:
+    """An unconditional pipeline only needs to know how many pictures."""
+    return {"batch_size": len(seeds)}
+
+
+def captions_of_seeds(pipe, seeds: Sequence[int]) -> dict[str, Any]:
+    """A text-to-image pipeline draws each seed's own caption, at the size it was trained for."""
+    size = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    return {"prompt": attributes_of(seeds).captions(), "height": size, "width": size}
+
+
 @dataclass(frozen=True)
 class Family:
     """How to drive the pipelines of one family."""
@@ -65,22 +77,34 @@ class Family:
     last: str
     has_eta: bool = True
     branches: tuple[str, ...] = ()
+    """Guidance branches in the order the pipeline stacks them; empty for unguided pipelines."""
+    guidance_scale: float = 1.0
+    """Default guidance; 1 is none."""
+    conditions: Callable[[Any, Sequence[int]], dict[str, Any]] = no_conditions
+    """Extra arguments of the pipeline call: what the picture of each seed is to show."""
 
     def denoiser(self, pipe) -> nn.Module:
         """The network that predicts noise."""
         return getattr(pipe, self.component)
 
-    def arguments(
-        self, pipe, sampler: Sampler, generators: list[torch.Generator]
-    ) -> dict[str, Any]:
-        """Keyword arguments of the pipeline call that runs one trajectory per generator."""
-        eta = {"eta": sampler.eta} if self.has_eta else {}
-        return eta | {
-            "batch_size": len(generators),
-            "generator": generators,
+    def guidance(self, sampler: Sampler) -> float:
+        """The guidance scale in force."""
+        asked = sampler.guidance_scale
+        return self.guidance_scale if asked is None else asked
+
+    def arguments(self, pipe, sampler: Sampler, seeds: Sequence[int]) -> dict[str, Any]:
+        """Keyword arguments of the pipeline call that runs one trajectory per seed."""
+        device = next(self.denoiser(pipe).parameters()).device
+        found: dict[str, Any] = {
+            "generator": [torch.Generator(device).manual_seed(int(s)) for s in seeds],
             "num_inference_steps": sampler.num_inference_steps,
             "output_type": "np",
         }
+        if self.has_eta:
+            found["eta"] = sampler.eta
+        if self.branches:
+            found["guidance_scale"] = self.guidance(sampler)
+        return found | self.conditions(pipe, seeds)
 
     def schedule(self, pipe, sampler: Sampler) -> Tensor:
         """The timesteps the pipeline visits under `sampler`, in its order, `[T]`."""
@@ -96,11 +120,9 @@ class Family:
 
         """
         pipe = copy.copy(pipe)  # the caller keeps their own progress bar
-        device = next(self.denoiser(pipe).parameters()).device
-        generators = [torch.Generator(device).manual_seed(int(s)) for s in seeds]
         pipe.set_progress_bar_config(disable=True)
         with torch.no_grad():
-            images = pipe(**self.arguments(pipe, sampler, generators)).images
+            images = pipe(**self.arguments(pipe, sampler, seeds)).images
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
@@ -119,7 +141,17 @@ DDPM_UNET = Family(
     last="conv_out",
     has_eta=False,
 )
-FAMILIES = (PIXEL_UNET, DDPM_UNET)
+LATENT_UNET = Family(
+    "latent U-Net",
+    pipelines=("StableDiffusionPipeline",),
+    component="unet",
+    first="conv_in",
+    last="conv_out",
+    branches=("uncond", "cond"),
+    guidance_scale=2.0,
+    conditions=captions_of_seeds,
+)
+FAMILIES = (PIXEL_UNET, DDPM_UNET, LATENT_UNET)
 
 
 def family_of(pipe) -> Family:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from dqlab.errors import InvalidInputError
 from dqlab.layers.context import call_arguments, sample_argument
-from dqlab.models.families import Sampler, family_of
+from dqlab.models.families import Family, Sampler, family_of
+
+_ROWS = ("x", "t", "step", "seed", "output", "branch")
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,11 @@ class States:
         step: index of the sampling step, int64 `[R]`, 0 is the noisiest.
         seed: which trajectory, int64 `[R]`.
         output: the denoiser's own answer `[R, ...]`.
+        branch: index into `branches` `[R]`; 0 everywhere without guidance.
         conditions: other tensor inputs with one row each, by argument name.
         constants: arguments that are the same for every row.
+        branches: names of the guidance branches; empty if each row stands alone.
+        guidance_scale: how the branches are mixed.
 
     """
 
@@ -37,15 +42,18 @@ class States:
     step: Tensor
     seed: Tensor
     output: Tensor
+    branch: Tensor
     conditions: dict[str, Tensor] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
+    branches: tuple[str, ...] = ()
+    guidance_scale: float = 1.0
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, rows) -> "States":
         """The chosen rows (a slice, mask or index tensor)."""
-        picked = {k: getattr(self, k)[rows] for k in ("x", "t", "step", "seed", "output")}
+        picked = {k: getattr(self, k)[rows] for k in _ROWS}
         return replace(self, **picked, conditions={k: v[rows] for k, v in self.conditions.items()})
 
     def batches(self, size: int) -> Iterator["States"]:
@@ -58,6 +66,23 @@ class States:
         named = self.constants | self.conditions | {"timestep": self.t}
         answer = denoiser(self.x, **named)
         return answer[0] if isinstance(answer, tuple) else answer.sample
+
+    def guided(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """What the sampler sees: uncond + scale (cond - uncond), or the outputs themselves.
+
+        Args:
+            outputs: one per row of this whole set, branches included.
+
+        Returns:
+            Guided outputs `[R / branches, ...]` and the row each one stands for.
+
+        """
+        rows = torch.arange(len(self))
+        if not self.branches:
+            return outputs, rows
+        part = {name: self.branch == i for i, name in enumerate(self.branches)}
+        plain, asked = outputs[part["uncond"]], outputs[part["cond"]]
+        return plain + self.guidance_scale * (asked - plain), rows[part["cond"]]
 
     @property
     def hash(self) -> str:
@@ -109,7 +134,8 @@ class _Recorder:
         seed = torch.cat([self.seeds.repeat(n // len(self.seeds)) for n in per_call])
         conditions = {k: torch.cat([r[k] for r in rows]) for k in rows[0]}
         stacked = (torch.cat(xs), torch.cat(ts), step, seed, torch.cat(outputs))
-        return States(*stacked, conditions=conditions, constants=rests[0])
+        branch = torch.cat([torch.arange(n) // len(self.seeds) for n in per_call])
+        return States(*stacked, branch, conditions=conditions, constants=rests[0])
 
 
 def record(
@@ -148,16 +174,22 @@ def record(
             images.append(family.run(pipe, sampler, recorder.seeds.tolist()))
         finally:
             handle.remove()
-        parts.append(recorder.states())
+        parts.append(_with_guidance(recorder.states(), family, sampler))
         if progress:
             progress(min(start + batch_size, len(seeds)))
     return concatenate(parts), torch.cat(images)
 
 
+def _with_guidance(states: States, family: Family, sampler: Sampler) -> States:
+    """Name the branches, if the pipeline ran more than one."""
+    if not bool(states.branch.any()):
+        return states
+    return replace(states, branches=family.branches, guidance_scale=family.guidance(sampler))
+
+
 def concatenate(parts: Sequence[States]) -> States:
     """Join sets recorded with the same pipeline."""
-    names = ("x", "t", "step", "seed", "output")
-    joined = {n: torch.cat([getattr(p, n) for p in parts]) for n in names}
+    joined = {n: torch.cat([getattr(p, n) for p in parts]) for n in _ROWS}
     keys = parts[0].conditions
     conditions = {k: torch.cat([p.conditions[k] for p in parts]) for k in keys}
-    return States(**joined, conditions=conditions, constants=parts[0].constants)
+    return replace(parts[0], **joined, conditions=conditions)
