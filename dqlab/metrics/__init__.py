@@ -1,6 +1,8 @@
 """How good is a quantized model, and what does it cost."""
 
+from dqlab.metrics.artefacts import artefacts
 from dqlab.metrics.cost import Cost, cost
+from dqlab.metrics.fidelity import prompt_fidelity
 from dqlab.metrics.frechet import features, frechet_distance, frechet_with_error
 from dqlab.metrics.paired import PairedError, paired_error
 from dqlab.metrics.sqnr import (
@@ -14,6 +16,7 @@ from dqlab.metrics.sqnr import (
 __all__ = [
     "Cost",
     "PairedError",
+    "artefacts",
     "bootstrap_mean_sqnr_db",
     "cost",
     "error_powers",
@@ -22,6 +25,7 @@ __all__ = [
     "frechet_with_error",
     "mean_sqnr_db",
     "paired_error",
+    "prompt_fidelity",
     "sqnr_per_step",
     "to_db",
 ]
