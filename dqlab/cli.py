@@ -152,20 +152,29 @@ def compare(
 
 @app.command()
 def train(
-    name: Annotated[str, typer.Argument(help="Which shipped model to train.")],
-    minutes: Annotated[float | None, typer.Option(help="Time budget.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Which shipped model to train.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Train every model, in order.")] = False,
+    minutes: Annotated[float | None, typer.Option(help="Time budget, each.")] = None,
     steps: Annotated[int | None, typer.Option(help="Step budget: reproducible.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     fresh: Annotated[bool, typer.Option(help="Discard a saved state.")] = False,
     target: Annotated[Path | None, typer.Option("--out", help="Result folder.")] = None,
 ) -> None:
     """Train a shipped model from scratch, or go on where the last run stopped."""
+    from dqlab.models.recipes import RECIPES, recipe_for
     from dqlab.models.training import train_model
 
-    folder = train_model(
-        name, minutes=minutes, steps=steps, device=device, fresh=fresh, out=target
-    )
-    _say(f"{name} is in {folder}. Measure it: dqlab card {name}")
+    if every == (name is not None) or (every and target):
+        raise InvalidInputError("Give one model's name, or --all (and no --out) for all of them.")
+    names = list(RECIPES) if every else [name]
+    planned = {n: minutes or recipe_for(n).minutes for n in names}
+    if every and not steps:
+        _say("; ".join(f"{n} {m:g} min" for n, m in planned.items()))
+    for each in names:
+        folder = train_model(
+            each, minutes=minutes, steps=steps, device=device, fresh=fresh, out=target
+        )
+        _say(f"{each} is in {folder}. Measure it: dqlab card {each}")
 
 
 @app.command()

@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 
 from dqlab import seeds
+from dqlab.errors import UnknownNameError
+from dqlab.metrics.fidelity import prompt_fidelity
 from dqlab.metrics.frechet import features, frechet_distance, frechet_with_error
 from dqlab.models import fashion
-from dqlab.models.classifier import HEADS, AttributeClassifier, load_classifier
+from dqlab.models.captions import attributes_of
+from dqlab.models.classifier import AttributeClassifier, load_classifier
 from dqlab.models.families import Sampler, family_of
-from dqlab.models.loading import file_sums, open_pipeline, read_json
+from dqlab.models.loading import file_sums, open_component, open_pipeline, read_json
 from dqlab.models.recipes.base import add_noise
 from dqlab.models.tint import BACKGROUNDS, Attributes, dress
 from dqlab.models.training import git_commit, machine_kind
@@ -67,32 +70,76 @@ def measure_classifier(folder: Path) -> dict[str, Any]:
     """Accuracy per attribute and mean confidence on the held-out images."""
     classifier = load_classifier(folder)
     images, shown = held_out_images()
-    answers, confidence = classifier.read(images)
-    accuracy = {
-        h: round(float((getattr(answers, h) == getattr(shown, h)).float().mean()), 4)
-        for h in HEADS
-    }
-    return {"accuracy": accuracy, "confidence": round(float(confidence.mean()), 4)}
+    accuracy = prompt_fidelity(images / 2 + 0.5, shown, classifier)
+    confidence = float(classifier.read(images)[1].mean())
+    return {"accuracy": _rounded(accuracy), "confidence": round(confidence, 4)}
 
 
 def measure_pixel_model(folder: Path) -> dict[str, Any]:
-    """Confidence, Frechet distance, background distance, loss per timestep, seconds per batch."""
+    """What every image model is measured by, and the loss per timestep."""
+    pipe = open_pipeline(folder)
+    found, _ = _measure_images(pipe)
+    return found | {"loss_per_timestep": loss_per_timestep(pipe, held_out_images()[0])}
+
+
+def measure_latent_model(folder: Path) -> dict[str, Any]:
+    """What every image model is measured by, and agreement with the captions."""
     pipe, classifier = open_pipeline(folder), load_classifier()
+    found, images = _measure_images(pipe)
+    asked = attributes_of(list(seeds.QUALITY[:SAMPLES]))
+    agreement = prompt_fidelity(images, asked, classifier)
+    real, shown = held_out_images()
+    accuracy = prompt_fidelity(real / 2 + 0.5, shown, classifier)
+    return found | {
+        "guidance_scale": family_of(pipe).guidance(Sampler()),
+        "prompt_agreement": _rounded(agreement),
+        "agreement_on_real_images": _rounded(accuracy),
+        "agreement_ratio": _rounded({k: agreement[k] / accuracy[k] for k in agreement}),
+    }
+
+
+def _measure_images(pipe) -> tuple[dict[str, Any], Tensor]:
+    """Confidence, Frechet distance, background distance, seconds; and the samples."""
+    classifier = load_classifier()
     start = time.perf_counter()
     first = sample(pipe, seeds.QUALITY[:16], 16)
     seconds = time.perf_counter() - start
     images = torch.cat([first, sample(pipe, seeds.QUALITY[16:SAMPLES])])
     real, _ = held_out_images()
-    return {
+    found = {
         "samples": SAMPLES,
         "sampler": vars(Sampler()),
         "confidence": confidence_ratio(images, real, classifier),
         "frechet": frechet_against_train(images, real, classifier),
         "background_distance": round(background_distance(images), 4),
         "background_distance_real": round(background_distance(real / 2 + 0.5), 4),
-        "loss_per_timestep": loss_per_timestep(pipe, real),
         "seconds_for_16_images": round(seconds, 2),
     }
+    return found, images
+
+
+@torch.no_grad()
+def measure_autoencoder(folder: Path) -> dict[str, Any]:
+    """Reconstruction of the held-out images: PSNR, Frechet distance, attributes kept."""
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
+    network, classifier = open_component(folder.name, "AutoencoderKL"), load_classifier()
+    real, shown = held_out_images()
+    parts = [network.decode(network.encode(x).latent_dist.mean).sample for x in real.split(100)]
+    decoded = torch.cat(parts).clamp(-1, 1)
+    per_image = peak_signal_noise_ratio(
+        decoded, real, data_range=2.0, reduction="none", dim=(1, 2, 3)
+    )
+    return {
+        "psnr_db_median": round(float(per_image.median()), 2),
+        "psnr_db_mean": round(float(per_image.mean()), 2),
+        "frechet": frechet_against_train(decoded / 2 + 0.5, real, classifier),
+        "agreement": _rounded(prompt_fidelity(decoded / 2 + 0.5, shown, classifier)),
+    }
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {k: round(v, 4) for k, v in values.items()}
 
 
 def confidence_ratio(images: Tensor, real: Tensor, classifier: AttributeClassifier) -> dict:
@@ -155,7 +202,12 @@ def loss_per_timestep(pipe, images: Tensor) -> list[dict[str, float]]:
     return rows
 
 
-MEASURES = {"attribute-classifier": measure_classifier, "pixel-unet": measure_pixel_model}
+MEASURES = {
+    "attribute-classifier": measure_classifier,
+    "pixel-unet": measure_pixel_model,
+    "autoencoder": measure_autoencoder,
+    "latent-unet": measure_latent_model,
+}
 
 
 def write_card(name: str) -> Path:
@@ -164,7 +216,12 @@ def write_card(name: str) -> Path:
     Returns:
         The card's path.
 
+    Raises:
+        UnknownNameError: if no measurement is defined for `name`.
+
     """
+    if name not in MEASURES:
+        raise UnknownNameError(f"No card for {name!r}; there are {', '.join(MEASURES)}.")
     from dqlab.metrics.card import render
 
     folder = models_dir() / name
