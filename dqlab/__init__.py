@@ -41,7 +41,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """This module: importing `dqlab/compare.py` must not hide the function `dqlab.compare`."""
+    """Keeps `dqlab.compare` the function once the module of that name is imported."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse what the import system sets for a submodule that shares a public name."""
