@@ -8,6 +8,8 @@ Names are resolved when first used, so that `import dqlab` costs no more than it
 """
 
 import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -36,3 +38,15 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """Public names."""
     return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """Keeps `dqlab.compare` the function once the module of that name is imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse what the import system sets for a submodule that shares a public name."""
+        if not (name in _WHERE and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

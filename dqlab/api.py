@@ -25,7 +25,7 @@ def setup(threads: int = 1) -> None:
 
 
 def models_table() -> list[dict[str, Any]]:
-    """One row per shipped model: name, pipeline, parameters, megabytes, measured quality."""
+    """One row per shipped model: name, pipeline, megabytes, measured quality."""
     rows = []
     for name in loading.shipped():
         folder = loading.models_dir() / name

@@ -4,7 +4,8 @@ import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
-from dqlab.errors import InvalidInputError, NotApplicableError, UnknownNameError
+from dqlab.errors import DqlabError, InvalidInputError, NotApplicableError, UnknownNameError
+from dqlab.formats import parse
 from dqlab.methods.method import MOMENTS, Method
 from dqlab.methods.registry import find
 from dqlab.models.families import Family
@@ -84,6 +85,11 @@ def _check_bits(method: Method, name: str, bits: Any) -> None:
             f"{name}={bits!r} is not a bit-width {method.slug} is defined for; choose one of "
             f"{allowed}, or a format name such as 'fp8'."
         )
+    if bits is not None and not isinstance(bits, int | float):
+        try:
+            parse(bits)
+        except DqlabError as error:
+            raise type(error)(f"{name}={bits!r}: {error}") from error
 
 
 def _known(moments: tuple[str, ...]) -> None:

@@ -5,6 +5,7 @@ branches, and how to ask the pipeline for a given list of trajectories.
 """
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,12 +33,13 @@ class Sampler:
     guidance_scale: float | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_inference_steps <= 1000:
-            raise InvalidInputError(
-                f"num_inference_steps={self.num_inference_steps}; choose 1 to 1000."
-            )
-        if not 0 <= self.eta <= 1:
-            raise InvalidInputError(f"eta={self.eta}; DDIM's eta lies in [0, 1].")
+        steps, eta, guidance = self.num_inference_steps, self.eta, self.guidance_scale
+        if not (_is(steps, int) and 1 <= steps <= 1000):
+            raise InvalidInputError(f"num_inference_steps={steps!r}; choose 1 to 1000.")
+        if not (_is(eta, int | float) and 0 <= eta <= 1):
+            raise InvalidInputError(f"eta={eta!r}; DDIM's eta lies in [0, 1].")
+        if not (guidance is None or (_is(guidance, int | float) and math.isfinite(guidance))):
+            raise InvalidInputError(f"guidance_scale={guidance!r}; give a number or None.")
 
     @classmethod
     def of(cls, given: "Sampler | dict[str, Any] | None") -> "Sampler":
@@ -64,6 +66,10 @@ def captions_of_seeds(pipe, seeds: Sequence[int]) -> dict[str, Any]:
     """A text-to-image pipeline draws each seed's own caption, at the size it was trained for."""
     size = pipe.unet.config.sample_size * pipe.vae_scale_factor
     return {"prompt": attributes_of(seeds).captions(), "height": size, "width": size}
+
+
+def _is(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
