@@ -1,4 +1,4 @@
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from dqlab.errors import InvalidInputError
 from dqlab.layers import StepContext, explore, quantizers
 from dqlab.methods.run import wrap_sites
 from dqlab.models import families
-from dqlab.models.families import Family, Sampler
+from dqlab.models.families import Sampler
 from dqlab.trajectory import concatenate, inactive, record, replay, tapped
 
 
@@ -178,22 +178,15 @@ def test_inactive_quantizers_come_back() -> None:
     assert [q.active for q in found[:4]] == [False, True, True, True]
 
 
-@dataclass(frozen=True)
-class Guided(Family):
-    """Drives a StableDiffusionPipeline by prompt embeddings."""
-
-    def arguments(self, pipe, sampler, generators):
-        prompts = [torch.randn(1, 5, 12, generator=g) for g in generators]
-        return {
-            "prompt_embeds": torch.cat(prompts),
-            "negative_prompt_embeds": torch.zeros(len(generators), 5, 12),
-            "guidance_scale": 3.0,
-            "generator": generators,
-            "num_inference_steps": sampler.num_inference_steps,
-            "output_type": "np",
-            "height": 16,
-            "width": 16,
-        }
+def prompts_of_seeds(pipe, seeds):
+    """Prompt embeddings drawn from each seed, for a pipeline without a text encoder."""
+    drawn = [torch.randn(1, 5, 12, generator=torch.Generator().manual_seed(s)) for s in seeds]
+    return {
+        "prompt_embeds": torch.cat(drawn),
+        "negative_prompt_embeds": torch.zeros(len(drawn), 5, 12),
+        "height": 16,
+        "width": 16,
+    }
 
 
 def guided_pipeline():
@@ -223,7 +216,7 @@ def guided_pipeline():
 
 
 def test_guided_rows_carry_their_condition(monkeypatch) -> None:
-    family = Guided("guided", ("StableDiffusionPipeline",), "unet", "conv_in", "conv_out")
+    family = replace(families.LATENT_UNET, guidance_scale=3.0, conditions=prompts_of_seeds)
     monkeypatch.setattr(families, "FAMILIES", (family,))
     pipe = seeded(guided_pipeline)
     states, images = record(pipe, [5, 6, 7], SAMPLER, batch_size=2)
@@ -237,3 +230,8 @@ def test_guided_rows_carry_their_condition(monkeypatch) -> None:
     assert first.conditions["encoder_hidden_states"][:2].abs().max() == 0
     assert first.conditions["encoder_hidden_states"][2:].abs().min() > 0
     torch.testing.assert_close(replay(pipe.unet, states, 3), states.output, rtol=0, atol=1e-5)
+    guided, rows = states.guided(states.output)
+    plain, asked = states.output[:2], states.output[2:4]
+    torch.testing.assert_close(guided[:2], plain + 3.0 * (asked - plain))
+    assert states.seed[rows].tolist() == [5, 6] * STEPS + [7] * STEPS
+    assert bool((states.branch[rows] == 1).all())
