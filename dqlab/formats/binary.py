@@ -45,7 +45,7 @@ class Binary(Format):
         return torch.stack([-r.scale, r.scale], dim=-1)
 
     def fake_quant(self, x: Tensor, r: Range, grad_scale: float = 1.0) -> Tensor:
-        """The values s sign(x); gradients as in the module docstring, that of s times grad_scale."""
+        """Values s sign(x); gradients as in the module docstring, that of s times grad_scale."""
         return _SignTimesScale.apply(x, r.scale, grad_scale)
 
     def _bounds(self, zero_point: Tensor) -> tuple[float, float]:

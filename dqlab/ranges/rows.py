@@ -71,6 +71,19 @@ def check_finite(x: Tensor, name: str) -> None:
         )
 
 
+def thinned(values: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`count` random columns of the rows, the same in each, and each row's lowest and highest.
+
+    Rows that are not longer come back whole. Raises InvalidInputError for a count below 1.
+    """
+    if count < 1:
+        raise InvalidInputError(f"a subsample must have at least 1 value, got {count}")
+    if values.shape[1] <= count:
+        return values
+    columns = torch.randperm(values.shape[1], generator=generator)[:count].to(values.device)
+    return torch.cat([values[:, columns], torch.stack(values.aminmax(dim=1), 1)], 1)
+
+
 def to_groups(x: Tensor, size: int) -> Tensor:
     """[..., D] -> [..., G, size], G = ceil(D / size); flatten a convolution weight to 2-D first.
 

@@ -1,0 +1,195 @@
+"""One output for every reader: plotly JSON when live, PNG on a page, a sentence for all."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from dqlab.errors import InvalidInputError
+
+PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
+PALETTE = 256  # colours; makes a picture three times smaller, to no visible effect
+SCALE = 2  # device pixels per CSS pixel, so that text is sharp on dense screens
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A finished figure: PNG bytes, the sentence that says what it shows, optional plotly JSON.
+
+    `size` is (width, height) in CSS pixels; `facts` holds the numbers the sentence was made of.
+    The last line of a cell displays it; nbval compares its sentence.
+    """
+
+    png: bytes
+    sentence: str
+    size: tuple[int, int]
+    plotly: dict[str, Any] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
+        data: dict[str, Any] = {"text/plain": self.sentence, "image/png": _base64(self.png)}
+        if self.plotly is not None:
+            data[PLOTLY] = self.plotly
+        return data, {"image/png": image_metadata(self.size, self.sentence)}
+
+    def __repr__(self) -> str:
+        return self.sentence
+
+    def html(self) -> str:
+        """A `<figure>` with alt text and caption, for pages that drop an output's alt metadata."""
+        words = html.escape(self.sentence)
+        return f"<figure>{self.img()}<figcaption>{words}</figcaption></figure>"
+
+    def img(self) -> str:
+        """An `<img>` element with the picture inside and the sentence as its alt text."""
+        width, height = self.size
+        return (
+            f'<img alt="{html.escape(self.sentence)}" width="{width}" height="{height}" '
+            f'style="max-width:100%;height:auto" src="data:image/png;base64,{_base64(self.png)}">'
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the PNG to `path` and return it."""
+        target = Path(path)
+        target.write_bytes(self.png)
+        return target
+
+
+@dataclass(frozen=True, eq=False)
+class Live:
+    """A widget with its stand-in: live with a kernel, picture and words without one."""
+
+    widget: Any
+    words: str
+    picture: Picture | None = None
+    page: str | None = None
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
+        data = {WIDGET: self.widget._repr_mimebundle_()[WIDGET], "text/plain": self.words}
+        if self.page is not None:
+            data["text/html"] = self.page
+        if self.picture is None:
+            return data, {}
+        data["image/png"] = _base64(self.picture.png)
+        return data, {"image/png": image_metadata(self.picture.size, self.words)}
+
+    def __repr__(self) -> str:
+        return self.words
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """A piece of HTML with plain words beside it (cards, source code, tables)."""
+
+    html: str
+    words: str
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
+        return {"text/html": self.html, "text/plain": self.words}, {}
+
+    def __repr__(self) -> str:
+        return self.words
+
+
+def image_metadata(size: tuple[int, int], alt: str) -> dict[str, Any]:
+    """Metadata of an image/png output: size in CSS pixels and alternative text."""
+    return {"width": size[0], "height": size[1], "alt": alt}
+
+
+def figure_png(figure: Figure) -> bytes:
+    """PNG bytes of a matplotlib figure; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="rgba", dpi=figure.dpi)
+    size = tuple(round(inches * figure.dpi) for inches in figure.get_size_inches())
+    return encode_png(Image.frombytes("RGBA", size, buffer.getvalue()), PALETTE)
+
+
+def encode_png(image: Image.Image, colours: int | None = None) -> bytes:
+    """PNG bytes of an image: lossless, or with a palette of its `colours` most frequent ones."""
+    if colours is not None:
+        image = _with_palette(image.convert("RGBA"), colours)
+    buffer = io.BytesIO()
+    image.save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
+
+
+def _with_palette(image: Image.Image, colours: int) -> Image.Image:
+    """Frequent colours stay exact; the many shades of smoothed edges move to the nearest one."""
+    pixels = np.asarray(image).view(np.uint32)[..., 0]
+    found, index, counts = np.unique(pixels, return_inverse=True, return_counts=True)
+    kept = found[np.argsort(-counts, kind="stable")[:colours]]
+    shades, palette = (c.view(np.uint8).reshape(-1, 4).astype(np.int32) for c in (found, kept))
+    distance = ((shades[:, None] - palette[None]) ** 2).sum(axis=2)
+    nearest = distance.argmin(axis=1).astype(np.uint8)
+    indexed = Image.fromarray(nearest[index.reshape(pixels.shape)], "P")
+    indexed.putpalette(kept.tobytes(), "RGBA")
+    return indexed
+
+
+def fewer_colours(pixels: np.ndarray, colours: int = 208) -> np.ndarray:
+    """Images [..., W, 3] in [0, 1] with a shared palette: a strip becomes three times smaller."""
+    flat = np.clip(np.rint(pixels * 255), 0, 255).astype(np.uint8).reshape(-1, pixels.shape[-2], 3)
+    sheet = Image.fromarray(flat).quantize(colours, kmeans=2, dither=Image.Dither.NONE)
+    return np.asarray(sheet.convert("RGB")).reshape(pixels.shape) / 255.0
+
+
+def stack(pictures: list[Picture], sentence: str, gap: int = 12) -> Picture:
+    """Pictures below one another as one picture, for the stops of a slider."""
+    if not pictures:
+        raise InvalidInputError("There is no picture to stack: pass at least one.")
+    images = [Image.open(io.BytesIO(p.png)).convert("RGBA") for p in pictures]
+    width = max(p.size[0] for p in pictures)
+    height = sum(p.size[1] for p in pictures) + gap * (len(pictures) - 1)
+    sheet = Image.new("RGBA", (width * SCALE, height * SCALE))
+    top = 0
+    for image, picture in zip(images, pictures, strict=True):
+        sheet.paste(image, (0, top))
+        top += (picture.size[1] + gap) * SCALE
+    return Picture(encode_png(sheet, PALETTE), sentence, (width, height))
+
+
+def round_significant(value: Any, digits: int = 4) -> Any:
+    """Numbers, arrays and nested containers at `digits` significant digits, as plain Python.
+
+    Float noise between machines stays below that, so plotly JSON can be compared exactly.
+    NaN and infinity become None, which plotly draws as a gap.
+    """
+    if isinstance(value, Mapping):
+        return {k: round_significant(v, digits) for k, v in value.items()}
+    if hasattr(value, "tolist"):
+        return round_significant(value.tolist(), digits)
+    if isinstance(value, list | tuple):
+        return [round_significant(v, digits) for v in value]
+    if isinstance(value, float):
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+    return value
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number for a sentence: `digits` significant digits, no exponent between 0.001 and 1e6."""
+    value = float(value)
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else str(value)
+    rounded = float(f"{value:.{digits}g}")
+    if not 1e-3 <= abs(rounded) < 1e6:
+        return f"{rounded:.{digits - 1}e}"
+    return np.format_float_positional(rounded, trim="-")
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] in per cent, for a sentence: "31 %"."""
+    return f"{number(100 * share)} %"
+
+
+def _base64(png: bytes) -> str:
+    return base64.b64encode(png).decode("ascii")
