@@ -45,28 +45,35 @@ class Range:
         return Range(self.scale.to(*args, **kwargs), self.zero_point.to(*args, **kwargs))
 
     def index(self, rows: int | Tensor, ndim: int) -> Range:
-        """Pick steps from a [T, ...] range.
+        """Pick steps from a [T, ...] range, for a batch with `ndim` dimensions.
 
-        `rows` is one step for all, or an [N] tensor with the step of each sample; then the result
-        has shape [N, ..., 1, 1] with `ndim` dimensions, which broadcasts against an [N, ...]
-        batch. Raises InvalidInputError for a step outside 0..T-1.
+        `rows` is one step for the whole batch, or an [N] tensor with the step of each sample. Then
+        the result is [N, 1, .., 1, ...]: what a step's range has after T broadcasts against one
+        sample just as it does alone. Raises InvalidInputError for a single step outside 0..T-1
+        and for a range that does not fit; a tensor's steps are the caller's to check.
         """
-        self._check_rows(rows)
-        if isinstance(rows, int):
-            return Range(self.scale[rows], self.zero_point[rows])
-        return Range(_pad(self.scale[rows], ndim), _pad(self.zero_point[rows], ndim))
-
-    def _check_rows(self, rows: int | Tensor) -> None:
         if self.scale.ndim == 0:
             raise InvalidInputError("this range has no step axis: it is one scale for every step")
-        if isinstance(rows, int) and not 0 <= rows < len(self.scale):
+        if isinstance(rows, Tensor):
+            return Range(
+                _per_sample(self.scale[rows], ndim), _per_sample(self.zero_point[rows], ndim)
+            )
+        if not 0 <= rows < len(self.scale):
             raise InvalidInputError(
                 f"step {rows} is outside this range's steps 0..{len(self.scale) - 1}"
             )
+        return Range(self.scale[rows], self.zero_point[rows])
 
 
-def _pad(x: Tensor, ndim: int) -> Tensor:
-    return x.reshape(*x.shape, *[1] * (ndim - x.ndim))
+def _per_sample(x: Tensor, ndim: int) -> Tensor:
+    rest = x.shape[1:]
+    if len(rest) == ndim and rest[0] == 1:  # the place of the batch, now taken by the samples
+        rest = rest[1:]
+    if len(rest) >= ndim:
+        raise InvalidInputError(
+            f"a range of shape {tuple(x.shape[1:])} per step does not fit {ndim} dimensions"
+        )
+    return x.reshape(len(x), *[1] * (ndim - 1 - len(rest)), *rest)
 
 
 class Format:

@@ -57,7 +57,7 @@ class _SignTimesScale(torch.autograd.Function):
     def forward(ctx, x, scale, grad_scale):
         ctx.save_for_backward(x, scale)
         ctx.grad_scale = grad_scale
-        return torch.where(x >= 0, scale, -scale).to(x.dtype)
+        return (x >= 0).to(scale.dtype).mul_(2).sub_(1).mul_(scale).to(x.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -64,14 +64,14 @@ class Codebook(Format):
         return _tables(self.values)[0].to(like)
 
     def _nearest(self, u: Tensor) -> Tensor:
-        return torch.bucketize(u.float(), _tables(self.values)[1].to(u.device))
+        return torch.bucketize(u.float().contiguous(), _tables(self.values)[1].to(u.device))
 
     def _bounds(self, zero_point: Tensor) -> tuple[float, float]:
         return self.values[0], self.values[-1]
 
     def _snap(self, u: Tensor, zero_point: Tensor) -> Tensor:
-        level = self._table(u)[self._nearest(u)]
-        return level.masked_fill_(u.isnan(), torch.nan)
+        nan, level = u.isnan(), self._table(u)[self._nearest(u)]
+        return u.copy_(level).masked_fill_(nan, torch.nan)  # in u, for its memory format
 
 
 @lru_cache

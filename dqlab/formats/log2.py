@@ -8,8 +8,8 @@ With y = |x| / s, e = floor(log2 y) and rho = e + 1[y >= 1.5 * 2^e] (the arithme
 exponents and a zero; the sign, if any, is extra too. `s` is the largest magnitude. Unsigned
 formats send negative values to 0.
 
-Code 0 is zero, code +-(q + 1) is +-s 2^-q. Exponents end at 2^-126, the smallest normal float32,
-which only 7 and 8 bits could reach.
+Code 0 is zero, code +-(q + 1) is +-s 2^-q. Exponents end at 2^-96, which 7 and 8 bits reach: with
+the smallest scale, 1e-8, anything less would be no normal float32.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from torch import Tensor
 from dqlab.errors import InvalidInputError
 from dqlab.formats.base import Format, Range, one_scale
 
-EXPONENT_BITS = 0x7F800000  # of a float32
+SIGN_AND_EXPONENT = -0x00800000  # bits of a float32, as an int32
+LAST = 96
 HALF_OCTAVE = 0x00400000  # added to a float32's bits, carries into the exponent from 1.5 * 2^e on
 
 
@@ -47,7 +48,7 @@ class Log2(Format):
     @property
     def last(self) -> int:
         """Largest q: the smallest level above zero is s 2^-q."""
-        return min(2**self.bits - 1, 126)
+        return min(2**self.bits - 1, LAST)
 
     def params(self, low: Tensor, high: Tensor) -> Range:
         """S = max(|low|, |high|), or max(high, 0) if unsigned; z = 0."""
@@ -77,7 +78,6 @@ class Log2(Format):
 
     def _snap(self, u: Tensor, zero_point: Tensor) -> Tensor:
         y = u.float().clamp_(*self._bounds(zero_point))
-        bits = (y.view(torch.int32) + HALF_OCTAVE).bitwise_and_(EXPONENT_BITS)
-        power = bits.view(torch.float32).clamp_(max=1.0)
-        power.masked_fill_(power < 2.0**-self.last, 0.0).copysign_(y)
+        bits = (y.view(torch.int32) + HALF_OCTAVE).bitwise_and_(SIGN_AND_EXPONENT)
+        power = torch.hardshrink(bits.view(torch.float32), 0.75 * 2.0**-self.last)
         return power.add_(y, alpha=0).to(u.dtype)  # NaN stays NaN

@@ -209,4 +209,12 @@ def power_loss(p: float) -> LossOf:
 
 def cosine_loss(rows: Tensor, fmt: Format) -> Loss:
     """1 - cosine between each row and its quantized copy; 1 if the copy is all zero."""
-    return lambda r: 1 - torch.cosine_similarity(rows, fmt.fake_quant(rows, r), dim=1)
+
+    # In float64, and nothing below its rounding noise counts: a constant row is parallel to every
+    # copy of itself, and chance must not choose among them.
+    def loss(r: Range) -> Tensor:
+        copy = fmt.fake_quant(rows, r).double()
+        return (1 - torch.cosine_similarity(exact, copy, dim=1)).clamp_(min=1e-12)
+
+    exact = rows.double()
+    return loss

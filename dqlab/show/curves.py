@@ -63,8 +63,11 @@ def error_curves(frame: pd.DataFrame, *, roles: dict[str, str] | None = None,
     """Image error (or any positive magnitude) per step on a log axis; see `db_over_steps`."""
     require(frame, ("series", "step", "timestep", column), "error_curves")
     if (frame[column] <= 0).any():
-        frame = frame[frame[column] > 0]
-    table = summarise(require(frame, ("series",), "error_curves"), column, spread)
+        raise InvalidInputError(
+            f"error_curves draws {column!r} on a log axis, so all of it must be above zero: leave "
+            f"out the rows that are not (a step before any error, say)."
+        )
+    table = summarise(frame, column, spread)
     sentence, facts = error_sentence(table, roles)
     return _curves(table, frame, roles, sentence, facts, spread, limits, (width, height),
                    _with(unit, condition), "log")  # fmt: skip

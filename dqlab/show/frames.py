@@ -21,7 +21,21 @@ def require(frame: pd.DataFrame, columns: Sequence[str], what: str) -> pd.DataFr
         )
     if frame.empty:
         raise InvalidInputError(f"{what} got a frame without rows: measure something first.")
+    if {"step", "timestep"} <= set(columns):
+        timeline(frame)
     return frame
+
+
+def matrix(frame: pd.DataFrame, index: str, columns: str, values: str) -> pd.DataFrame:
+    """`frame` as a table of `values`; raises InvalidInputError where a cell has two values."""
+    double = frame.duplicated([index, columns])
+    if double.any():
+        row = frame[double].iloc[:1].to_dict("records")[0]
+        raise InvalidInputError(
+            f"{index} {row[index]}, {columns} {row[columns]} has more than one {values}: take a "
+            f"mean over seeds, or show one setting at a time."
+        )
+    return frame.pivot(index=index, columns=columns, values=values)
 
 
 def to_array(values: Any, what: str) -> np.ndarray:

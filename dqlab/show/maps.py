@@ -10,7 +10,7 @@ import pandas as pd
 
 from dqlab.errors import InvalidInputError
 from dqlab.show.bundle import Picture, number
-from dqlab.show.frames import require, timeline
+from dqlab.show.frames import matrix, require, timeline
 from dqlab.show.panel import Canvas, Panel
 from dqlab.show.roles import MAGNITUDE_MAP, SIGNED_MAP, readable_ink, style
 
@@ -33,7 +33,7 @@ def layer_step_map(frame: pd.DataFrame, *, value: str = "value", unit: str = "SQ
     if worst not in ("low", "high"):
         raise InvalidInputError(f"worst={worst!r}: say 'low' or 'high'.")
     layers = list(dict.fromkeys(frame["layer"]))
-    table = frame.pivot(index="layer", columns="step", values=value).loc[layers]
+    table = matrix(frame, "layer", "step", value).loc[layers]
     steps, timesteps = timeline(frame)
     branches = _branches(frame, layers)
     height = height or int(np.clip(130 + 17 * len(layers), 260, 620))
@@ -82,7 +82,7 @@ def bits_map(frame: pd.DataFrame, *, value: str = "db", unit: str = "mean SQNR [
     lowering the weights with lowering the activations, from the highest bits to the lowest.
     """
     require(frame, ("weights", "activations", value), "bits_map")
-    table = frame.pivot(index="weights", columns="activations", values=value)
+    table = matrix(frame, "weights", "activations", value)
     table = table.sort_index(ascending=False).sort_index(axis=1, ascending=False)
     cells = table.to_numpy(dtype=float)
     names = ([f"W{_bits(w)}" for w in table.index], [f"A{_bits(a)}" for a in table.columns])

@@ -35,7 +35,7 @@ class Panel:
         self.notes: list[dict[str, Any]] = []
         self.number = "" if index == 0 else str(index + 1)
         self.bar: Axes | None = None
-        self._ends: list[tuple[str, Role, float, float]] = []
+        self.ends: list[tuple[str, Role, float, float]] = []
 
     def _note_trace(self, kind: str, **trace: Any) -> None:
         anchors = {"xaxis": f"x{self.number}", "yaxis": f"y{self.number}"}
@@ -61,7 +61,7 @@ class Panel:
                 hoverinfo="skip" if under else "all",
             )  # fmt: skip
         if label:
-            self._ends.append((label, look, float(x[-1]), float(y[-1])))
+            self.ends.append((label, look, float(x[-1]), float(y[-1])))
 
     def ribbon(self, x: Sequence, low: Sequence, high: Sequence, look: Role) -> None:
         """The area between `low` and `high`, faint, in a role's colour."""
@@ -93,7 +93,7 @@ class Panel:
                 "scatter", x=[left, right], y=[edge, edge], mode="lines", name=label,
                 line={"color": look.colour, "width": 1.4, "dash": look.dash},
             )  # fmt: skip
-        self._ends.append((label, look, float(right), float((low + high) / 2)))
+        self.ends.append((label, look, float(right), float((low + high) / 2)))
 
     def _polygon(self, x: list, y: list, colour: str, alpha: float) -> None:
         red, green, blue = (round(255 * c) for c in to_rgba(colour)[:3])
@@ -105,9 +105,9 @@ class Panel:
     def bars(self, edges: np.ndarray, heights: Any, colour: str, hatch: str = "") -> None:
         """Histogram bars between neighbouring `edges`; `hatch` marks them without colour."""
         widths, middle = np.diff(edges), (edges[1:] + edges[:-1]) / 2
-        self.axes.bar(
-            edges[:-1], heights, widths, align="edge", color=colour, hatch=hatch,
-            edgecolor=PAPER if hatch else colour, linewidth=0 if hatch else 0.4,
+        self.axes.stairs(
+            heights, edges, fill=True, facecolor=colour, hatch=hatch, linewidth=0,
+            edgecolor=PAPER if hatch else colour,
         )  # fmt: skip
         pattern = {"shape": hatch[:1], "fgcolor": PAPER} if hatch else {}
         self._note_trace(
@@ -212,13 +212,13 @@ class Panel:
 
     def label_ends(self, gap: float = 17) -> None:
         """Write each line's label right of its end, moved apart where they would overlap."""
-        if not self._ends:
+        if not self.ends:
             return
         to_pixels, height = self.axes.transData.transform, self.axes.bbox.height
         bottom = self.axes.bbox.y0
-        wanted = [to_pixels((x, y))[1] - bottom for _, _, x, y in self._ends]
+        wanted = [to_pixels((x, y))[1] - bottom for _, _, x, y in self.ends]
         for (words, look, x, y), at in zip(
-            self._ends, spread(wanted, gap * SCALE, height), strict=True
+            self.ends, spread(wanted, gap * SCALE, height), strict=True
         ):
             self.axes.annotate(
                 words, xy=(x, y), xytext=(1.0, at / height), textcoords="axes fraction",
@@ -286,9 +286,11 @@ class Canvas:
         title = textwrap.fill(sentence, int(self.size[0] / 8.6))
         self.figure.suptitle(title, x=0.012, ha="left", fontsize=TITLE_FONT, linespacing=1.25)
         engine = self.figure.get_layout_engine()
-        engine.execute(self.figure)
-        for panel in self.panels:
-            panel.label_ends()
+        if any(panel.ends for panel in self.panels):
+            # Labels are spread over the height the axes will have, then given their room.
+            engine.execute(self.figure)
+            for panel in self.panels:
+                panel.label_ends()
         engine.execute(self.figure)
         self.figure.set_layout_engine("none")
         put_plates(self.figure)
@@ -344,7 +346,8 @@ def _axis(axis: Any, limits: tuple, domain: tuple, anchor: str) -> dict[str, Any
         "tickvals": [t.get_loc() for t in inside],
         "ticktext": [t.label1.get_text().replace("\n", "<br>") for t in inside],
         "showgrid": any(line.get_visible() for line in axis.get_gridlines()),
-        "gridcolor": "rgba(122,122,122,0.25)", "zeroline": False, "linecolor": RULE, "showline": spine.get_visible(),
+        "gridcolor": "rgba(122,122,122,0.25)", "zeroline": False, "linecolor": RULE,
+        "showline": spine.get_visible(),
         "ticks": "outside" if spine.get_visible() else "", "tickcolor": RULE, "automargin": False,
     }  # fmt: skip
 

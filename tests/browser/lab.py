@@ -23,6 +23,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -333,7 +334,7 @@ class Visitor:
         context = self.browser.new_context(viewport={"width": 1280, "height": height})
         context.set_default_timeout(OPEN_MS)
         try:
-            address = f"{self._lab.url}/doc/workspaces/w{free_port()}/tree/{quote(name)}?reset"
+            address = f"{self._lab.url}/doc/workspaces/{uuid.uuid4().hex}/tree/{quote(name)}?reset"
             yield NotebookPage(context.new_page(), address)
         finally:
             context.close()

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "notebooks" / "src"))
+sys.path.append(str(ROOT / "notebooks" / "src"))
 
-from build import Folders  # noqa: E402
+from nbbuild import Folders  # noqa: E402
 
 TINY = '''
 # %% [markdown]

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 import nbformat
-from build import run_time_phrase
+from nbbuild import run_time_phrase
 from nbformat import NotebookNode
 from numbers_in_prose import bare_numbers
 

@@ -1,24 +1,26 @@
 """Both copies come from one source, and nothing but the source decides what they hold."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
-import build
+import nbbuild
 import nbformat
 import nbsource
 import pytest
-from build import HERE, Folders
+from nbbuild import HERE, Folders
 
 
 @pytest.fixture(scope="module")
 def built(tiny: Folders) -> nbformat.NotebookNode:
-    assert build.main(["build"], tiny) == 0
+    assert nbbuild.main([], tiny) == 0
     return nbformat.read(tiny.notebook("1-tiny"), as_version=4)
 
 
 @pytest.fixture(scope="module")
 def student(tiny: Folders, built: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    assert build.main(["student", "1-tiny"], tiny) == 0
+    assert nbbuild.main(["student", "1-tiny"], tiny) == 0
     return nbformat.read(tiny.student("1-tiny"), as_version=4)
 
 
@@ -34,7 +36,7 @@ def test_the_solved_copy_is_executed_in_order_and_keeps_the_marks(
 
 def test_a_rebuild_changes_no_byte(tiny: Folders, built: nbformat.NotebookNode) -> None:
     before = tiny.notebook("1-tiny").read_bytes()
-    assert build.main(["build"], tiny) == 0
+    assert nbbuild.main(["build"], tiny) == 0
     assert tiny.notebook("1-tiny").read_bytes() == before
     assert b"a slider" in before and b"model_id" in before
 
@@ -47,7 +49,7 @@ def test_a_cell_that_fails_leaves_the_old_copy(
     folders.source("1-bad").write_text("# %%\n1 / 0\n", encoding="utf-8")
     folders.source("2-good").write_text("# %%\nprint(1)\n", encoding="utf-8")
     folders.notebook("1-bad").write_text("old", encoding="utf-8")
-    assert build.main(["build"], folders) == 1
+    assert nbbuild.main(["build"], folders) == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
     assert folders.notebook("1-bad").read_text(encoding="utf-8") == "old"
     assert folders.record("1-bad") == {} and folders.notebook("2-good").exists()
@@ -67,7 +69,7 @@ def test_the_student_copy_holds_no_solution_and_runs_through(
     assert "2**bits" not in text and "SOLUTION" not in text and "doubles" not in text
     assert "    raise NotImplementedError()" in text
     assert not any(cell.get("outputs") for cell in student.cells)
-    build.execute(student, tiny.root)
+    nbbuild.execute(student, tiny.root)
     assert student.cells[-1].outputs[0].text == "levels: not attempted\n"
 
 
@@ -86,7 +88,7 @@ def test_the_run_time_in_the_text_is_the_measured_one(
     record = json.loads(tiny.records.read_text(encoding="utf-8"))["1-tiny"]
     assert record["peak_rss_mb"] > 10 and record["wall_s"] >= record["longest_cell_s"] > 0
     assert f"measured on {record['machine']}" in built.cells[0].source
-    assert build.run_time_phrase({"wall_s": 21.3, "machine": "m"}) == "about 30 s, measured on m"
+    assert nbbuild.run_time_phrase({"wall_s": 21.3, "machine": "m"}) == "about 30 s, measured on m"
 
 
 def test_ids_survive_an_edit_elsewhere(tiny: Folders) -> None:
@@ -111,7 +113,7 @@ def test_check_sees_edits_tags_and_order_but_no_outputs(
         notebook = nbformat.reads(committed, as_version=4)
         change(notebook.cells)
         nbformat.write(notebook, path)
-        return build.disagreements(tiny, "1-tiny")
+        return nbbuild.disagreements(tiny, "1-tiny")
 
     try:
         assert told(lambda cells: cells[2].outputs.clear()) == []
@@ -119,10 +121,10 @@ def test_check_sees_edits_tags_and_order_but_no_outputs(
         assert "metadata" in told(lambda cells: cells[1].metadata.update(tags=[]))[0]
         assert "source" in told(lambda cells: cells.reverse())[0]
         assert "5 cells instead of 6" in told(lambda cells: cells.pop())[0]
-        assert build.main(["check"], tiny) == 1
+        assert nbbuild.main(["check"], tiny) == 1
     finally:
         path.write_text(committed, encoding="utf-8")
-    assert build.main(["check"], tiny) == 0
+    assert nbbuild.main(["check"], tiny) == 0
 
 
 @pytest.mark.parametrize(
@@ -149,10 +151,16 @@ def test_a_broken_source_is_refused_with_the_reason(
 
 def test_unknown_names_are_refused(tiny: Folders, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        build.main(["check", "9-none"], tiny)
+        nbbuild.main(["check", "9-none"], tiny)
     assert "1-tiny" in capsys.readouterr().err
+
+
+def test_the_command_starts_from_any_folder(tmp_path: Path) -> None:
+    command = [sys.executable, HERE.sources / "build.py", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "student" in done.stdout
 
 
 @pytest.mark.parametrize("name", HERE.names())
 def test_each_committed_notebook_matches_its_source(name: str) -> None:
-    assert build.disagreements(HERE, name) == []
+    assert nbbuild.disagreements(HERE, name) == []

@@ -6,8 +6,8 @@ from pathlib import Path
 import lints
 import nbformat
 import pytest
-from build import HERE
 from lints import LINTS, PLOTLY, WIDGET, Page
+from nbbuild import HERE
 from numbers_in_prose import bare_numbers
 
 RECORD = {"wall_s": 12.0, "machine": "x86_64 AVX2, 2 cores"}

@@ -8,7 +8,7 @@ from functools import cache
 
 import nbsource
 import pytest
-from build import HERE, Folders
+from nbbuild import HERE, Folders
 from nbformat import NotebookNode
 from nbsource import Exercise
 
@@ -20,10 +20,17 @@ def source(folders: Folders, name: str) -> NotebookNode:
     return nbsource.read(folders.source(name))
 
 
+@cache
+def prepared(code: str) -> dict[str, object]:
+    """The names that a notebook's setup cells leave, made once because they may load a model."""
+    names: dict[str, object] = {"__name__": "__main__"}
+    exec(code, names)
+    return names
+
+
 def judge(notebook: NotebookNode, exercise: Exercise, answer: str) -> str:
     """What the check finds in an answer."""
-    names: dict[str, object] = {"__name__": "__exercise__"}
-    exec(nbsource.setup_code(notebook), names)
+    names = dict(prepared(nbsource.setup_code(notebook)))
     exec(answer, names)
     return nbsource.outcome(exercise.check, names)
 
