@@ -8,6 +8,7 @@ activation bit-width without another calibration: `with_bits` sets formats and r
 import copy
 
 import pandas as pd
+from torch import tensor
 
 from dqlab.layers import quantizers
 from dqlab.layers.policy import policy_from_dict
@@ -41,8 +42,6 @@ def with_bits(pipe, activations: int | None, ranges: pd.DataFrame):
 
 def set_bounds(quantizer, bounds: pd.Series) -> None:
     """Give a quantizer with a format the range [bounds.low, bounds.high]."""
-    from torch import tensor
-
     low, high = (tensor(float(bounds[name])) for name in ("low", "high"))
     quantizer.set_range(quantizer.format.params(low, high))
 
@@ -69,6 +68,7 @@ def per_seed(powers: pd.DataFrame, pairs: list[tuple[int, int]]) -> pd.DataFrame
         powers.query("weights == @w and activations == @a").assign(series=f"W{w}A{a}")
         for w, a in pairs
     ]
-    found = pd.concat(parts).rename(columns={"t": "timestep"})
-    found["db"] = to_db(found["signal"].to_numpy(), found["noise"].to_numpy())
+    found = pd.concat(parts)
+    found["timestep"] = found["t"].astype(int)
+    found["db"] = to_db(found["signal"].tolist(), found["noise"].tolist())
     return found[["series", "step", "timestep", "seed", "db"]]

@@ -81,13 +81,13 @@ def reach(table: pd.DataFrame, branches: pd.DataFrame) -> pd.DataFrame:
     """Layer inputs' largest absolute value relative to its maximum over steps, for a map.
 
     Returns:
-        Columns layer, branch, step, timestep, share (0 to 1), layers in execution order.
+        Columns layer, branch, step, timestep, percent, layers in execution order.
 
     """
     found = branches.assign(site=branches["layer"] + ".input").merge(table, on="site")
     largest = found[["high", "low"]].abs().max(axis=1)
     share = largest / largest.groupby(found["site"], sort=False).transform("max")
-    return found.assign(share=share)[["layer", "branch", "step", "timestep", "share"]]
+    return found.assign(percent=100 * share)[["layer", "branch", "step", "timestep", "percent"]]
 
 
 def values_at(pipe, states: States, site: str) -> Tensor:

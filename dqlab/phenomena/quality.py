@@ -56,5 +56,10 @@ def opposite_pairs(table: pd.DataFrame, margin: float = 0.05) -> pd.DataFrame:
     return found.loc[order].reset_index(drop=True)
 
 
+def names(table: pd.DataFrame) -> list[str]:
+    """The settings of `quality`'s rows, such as "W4A8"."""
+    return [_name(row) for row in table.itertuples(index=False)]
+
+
 def _name(row) -> str:
     return f"W{row.weights}A{row.activations}"

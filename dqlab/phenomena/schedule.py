@@ -36,6 +36,12 @@ def equal_shares(scheduler) -> int:
     return int(below["t"].iloc[0])
 
 
+def magnification(scheduler, t: int) -> float:
+    """How many times an error of the predicted noise shows up in the implied picture at t."""
+    signal = float(scheduler.alphas_cumprod[t])
+    return ((1 - signal) / signal) ** 0.5
+
+
 def noised(image: Tensor, timesteps: Sequence[int], scheduler, seed: int = 0) -> Tensor:
     """One picture `[C, H, W]` in [-1, 1] at several timesteps, `[len(timesteps), C, H, W]`.
 

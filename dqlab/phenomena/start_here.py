@@ -58,7 +58,7 @@ class Plan:
     calibration: int = 32
     shown: int = 8
     many: int = 128
-    sensitive: int = 4
+    sensitive: int = 2
     kept: int = 4
     compared: tuple[tuple[int, ...], tuple[int, ...]] = ((8, 4, 3), (8, 6, 4))
     sampler: Sampler = field(default_factory=Sampler)

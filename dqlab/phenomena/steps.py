@@ -73,7 +73,8 @@ def fresh_and_inherited(
 
     Returns:
         Columns series ("fresh", "inherited", "both"), step, timestep, seed, error: power of the
-        difference over power of the full-precision prediction.
+        difference over power of the full-precision prediction. The first step inherits nothing
+        and has no such row.
 
     """
     answers = {
@@ -81,7 +82,19 @@ def fresh_and_inherited(
         "inherited": replay(clean, drifted),
         "both": drifted.output,
     }
-    return pd.concat([_relative(name, eps, states) for name, eps in answers.items()])
+    frame = pd.concat([_relative(name, eps, states) for name, eps in answers.items()])
+    return frame[(frame["series"] != "inherited") | (frame["step"] > 0)].reset_index(drop=True)
+
+
+def median_error(frame: pd.DataFrame) -> pd.DataFrame:
+    """Median over seeds: columns series, step, timestep, error."""
+    groups = frame.groupby(["series", "step", "timestep"], as_index=False, sort=False)
+    return groups["error"].median()
+
+
+def relative_error(model: nn.Module, states: States) -> pd.Series:
+    """Error power of `model`'s answer over the power of the recorded one, one per row."""
+    return _relative("fresh", replay(model, states), states)["error"]
 
 
 def _relative(series: str, eps: Tensor, states: States) -> pd.DataFrame:

@@ -5,6 +5,8 @@ a prediction question), `words` is the sentence with the numbers in it. Margins 
 branch is chosen, so that two close numbers never decide by chance.
 """
 
+import html
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import pandas as pd
@@ -24,6 +26,32 @@ class Verdict:
         return self.words
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self.words)}</p>"
+
+
+@dataclass(frozen=True)
+class Belief(Verdict):
+    """A widespread belief and what the verdict says to it."""
+
+    quote: str
+
+    def __str__(self) -> str:
+        return f"Belief: “{self.quote}” {self.words}"
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        quote = f"<strong>“{html.escape(self.quote)}”</strong>"
+        return f"<blockquote>{quote} {html.escape(self.words)}</blockquote>"
+
+
+def belief(quote: str, verdict: Verdict, refuted_by: Collection[str]) -> Belief:
+    """Hold a belief against a verdict: its keys in `refuted_by` speak against it."""
+    if verdict.key in refuted_by:
+        return Belief("refuted", f"Not here. {verdict.words}", quote)
+    return Belief("not refuted", f"This model does not refute it. {verdict.words}", quote)
 
 
 def picture_or_net(net_mse: float, picture_mse: float) -> Verdict:
@@ -132,13 +160,17 @@ def single_steps(single: pd.DataFrame, curve: pd.DataFrame, together: float) -> 
     means = single.groupby("step")["error"].mean()
     worst, lowest = int(means.idxmax()), int(curve.groupby("step")["db"].mean().idxmin())
     share, total = float(means.sum()) / together, len(means)
-    told = (
-        f"Quantizing step {worst} alone does the most damage; SQNR is lowest at step {lowest}. "
-        f"All {total} single errors add up to {share:.2f} of the error of all steps together"
-    )
+    told = f"Quantizing step {worst} alone does the most damage; SQNR is lowest at step {lowest}"
+    sums = f"All {total} single errors add up to {share:.2f} times the error of all steps together"
+    if share > 1.25:
+        sums += ": a picture that is already another one can hardly get further away."
+    elif share < 0.8:
+        sums += ": together, steps do more harm than one by one."
+    else:
+        sums += ": errors of single steps nearly add up."
     if abs(worst - lowest) > total // 5:
-        return Verdict("elsewhere", f"{told}: low SQNR and damage are different places.")
-    return Verdict("same", f"{told}: here low SQNR and damage lie close together.")
+        return Verdict("elsewhere", f"{told}, far away. {sums}")
+    return Verdict("same", f"{told}, close by. {sums}")
 
 
 def inheritance(step: int | None, last: int) -> Verdict:

@@ -6,17 +6,30 @@ this package write their own.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from PIL import Image
 
-from dqlab.show.bundle import Picture
+from dqlab.show.bundle import SCALE, Picture, encode_png, number
 from dqlab.show.frames import require, timeline, to_array
-from dqlab.show.panel import Canvas
+from dqlab.show.panel import Canvas, Panel
 from dqlab.show.roles import MAGNITUDE_MAP, RULE, assign_roles, label_of, role, style
 from dqlab.show.strips import _checked, _sheet
+
+COLOURS = 40  # enough for a chart's few looks and their smoothed edges
+PLACES = ((0, 11), (0, -15), (26, -2), (-26, -2), (30, 11), (-30, -15), (0, 24), (0, -28))
+
+
+def light(picture: Picture) -> Picture:
+    """The same chart with few colours: a third smaller. Not for pictures of pictures."""
+    image = Image.open(io.BytesIO(picture.png)).convert("RGBA")
+    return replace(picture, png=encode_png(image, COLOURS))
 
 
 @style()
@@ -45,13 +58,23 @@ def lines(frame: pd.DataFrame, sentence: str, *, x: str, y: str, axes: tuple[str
         panel.axes.set_xlim(*(ends[::-1] if falling else ends))
         panel.axes.set_xlabel(axes[0])
     if at is not None:
-        panel.axes.set_ylim(*panel.axes.get_ylim())
-        look = role("quoted")
-        panel.line([at[0]] * 2, list(panel.axes.get_ylim()), look, "", marks=False)
-        panel.remark(at[0], at[1])
+        _upright(panel, *at)
     panel.axes.set_ylabel(axes[1])
     panel.axes.grid(axis="y")
-    return canvas.picture(sentence)
+    return light(canvas.picture(sentence))
+
+
+def _upright(panel: Panel, x: float, words: str) -> None:
+    """A vertical line with words at its top."""
+    low, high = panel.axes.get_ylim()
+    panel.axes.set_ylim(low, high)
+    panel.line([x, x], [low, high], role("quoted"), "", marks=False)
+    panel.axes.annotate(words, (x, high), (6, -4), textcoords="offset points", va="top")
+    top = float(np.log10(high)) if panel.axes.get_yscale() == "log" else high
+    panel.notes.append({
+        "x": x, "y": top, "text": words, "showarrow": False, "xshift": 6, "xanchor": "left",
+        "yanchor": "top", "xref": f"x{panel.number}", "yref": f"y{panel.number}",
+    })  # fmt: skip
 
 
 @style()
@@ -64,24 +87,48 @@ def points(frame: pd.DataFrame, sentence: str, *, x: str, y: str, label: str,
     panel = canvas.panels[0]
     if log:
         panel.axes.set_xscale("log")
+        panel.axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: number(v)))
+        panel.axes.xaxis.set_minor_locator(NullLocator())
     for row in frame[[x, y, label]].itertuples(index=False):
         look = role("method" if row[2] in highlight else "rtn")
         panel.line([row[0]], [row[1]], look, "")
-        panel.axes.annotate(row[2], (row[0], row[1]), (0, 10), textcoords="offset points",
-                            ha="center")  # fmt: skip
     panel.axes.margins(0.08, 0.14)
     panel.axes.set_xlabel(axes[0])
     panel.axes.set_ylabel(axes[1])
     panel.axes.grid()
-    return canvas.picture(sentence)
+    _name_points(panel, frame[x].to_numpy(), frame[y].to_numpy(), list(frame[label]))
+    return light(canvas.picture(sentence))
+
+
+def _name_points(panel: Panel, x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> None:
+    """Write each name at the first of `PLACES` where it covers no point and no other name."""
+    panel.axes.figure.draw_without_rendering()
+    spots = panel.axes.transData.transform(np.column_stack([x, y])) / SCALE
+    taken = [*spots]
+    for (left, bottom), at, to, name in zip(spots, x, y, names, strict=True):
+        free = [
+            (dx, dy) for dx, dy in PLACES
+            if not any(abs(left + dx - p[0]) < 34 and abs(bottom + dy - p[1]) < 13
+                       for p in taken if not (p[0] == left and p[1] == bottom))
+        ]  # fmt: skip
+        dx, dy = (free or PLACES)[0]
+        taken.append(np.array([left + dx, bottom + dy]))
+        panel.axes.annotate(name, (at, to), (dx, dy), textcoords="offset points",
+                            ha="center", va="center")  # fmt: skip
+        panel.notes.append({
+            "x": float(np.log10(at)) if panel.axes.get_xscale() == "log" else at, "y": to,
+            "text": name, "showarrow": False, "xshift": dx, "yshift": dy,
+            "xref": f"x{panel.number}", "yref": f"y{panel.number}",
+        })  # fmt: skip
 
 
 @style()
-def weight_error(error: Any, scales: Any, sentence: str, *, limit: float, width: int = 760,
-                 height: int = 420) -> Picture:  # fmt: skip
+def weight_error(error: Any, scales: Any, sentence: str, *, limit: float, top: float,
+                 width: int = 760, height: int = 420) -> Picture:  # fmt: skip
     """Rounding error of a weight matrix [rows, columns] beside the scale of each row.
 
-    `limit` is the top of the colour scale, shared by pictures to be compared.
+    `limit` ends the colour scale and `top` the scale axis, shared by pictures to be compared.
     """
     cells, heights = np.abs(to_array(error, "weight_error")), to_array(scales, "weight_error")
     rows = np.arange(len(cells))
@@ -89,13 +136,13 @@ def weight_error(error: Any, scales: Any, sentence: str, *, limit: float, width:
     strip, main = canvas.panels
     strip.axes.barh(rows, heights, color=RULE, height=0.9)
     strip._note_trace("bar", x=heights, y=rows, orientation="h", marker={"color": RULE})
-    strip.axes.set(ylim=(len(rows) - 0.5, -0.5), ylabel="output channel", xlabel="scale s")
-    strip.axes.locator_params(axis="x", nbins=2)
+    strip.axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(0, top), ylabel="output channel",
+                   xlabel="scale s", xticks=[0, float(f"{top:.1g}")])  # fmt: skip
     names = ([f"channel {r}" for r in rows], [f"weight {c}" for c in range(cells.shape[1])])
     image = main.heat(cells, MAGNITUDE_MAP, (0.0, limit), "", names)
     main.axes.set(xlabel="weights of the channel", yticks=[])
     canvas.colour_bar(image, "rounding error (absolute)")
-    return canvas.picture(sentence)
+    return light(canvas.picture(sentence))
 
 
 @style()

@@ -24,6 +24,7 @@ from dqlab.show.explorer import Control, Explorer
 from dqlab.trajectory import States
 
 SHOWN, STRIP = 4, 6
+ROWS, COLUMNS = 32, 64  # of a weight matrix that are drawn
 CLIPS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 4.5)
 
 
@@ -52,12 +53,13 @@ def bits_explorer(pictures: Mapping[tuple[int, int], Tensor], options: Sequence[
             "W4A8: coarse weights": {"weights": 4, "activations": 8},
             "W4A4: both coarse": {"weights": 4, "activations": 4},
         },
+        stops=("W8A8: looks fine", "W4A4: both coarse"),
         start="W4A4: both coarse",
     )
 
 
 def seed_explorer(states: States, scheduler, settled: pd.DataFrame) -> Explorer:
-    """One trajectory as a film strip: the state, and the picture it implies."""
+    """One trajectory as a film strip of the pictures its steps imply."""
     implied = schedule.implied_image(states, scheduler)
     total = int(states.step.max())
     picks = [round(i * total / (STRIP - 1)) for i in range(STRIP)]
@@ -66,12 +68,12 @@ def seed_explorer(states: States, scheduler, settled: pd.DataFrame) -> Explorer:
         mine = states.seed == seed
         latest = settled[settled["seed"] == seed].set_index("attribute")["step"]
         words = ", ".join(f"{name} from step {step}" for name, step in latest.items())
-        rows = {"state x_t": states.x[mine][picks] / 2, "implied picture": implied[mine][picks]}
+        rows = {"implied picture": implied[mine][picks]}
         heads = [f"step {k}\nt = {int(states.t[mine][k])}" for k in picks]
         return {"rows": rows, "heads": heads, "words": f"Seed {seed} keeps its {words}."}
 
     def draw(data: dict) -> Picture:
-        roles = {"state x_t": "full_precision", "implied picture": "method"}
+        roles = {"implied picture": "full_precision"}
         return charts.picture_rows(data["rows"], data["heads"], data["words"], roles=roles)
 
     seeds = tuple(settled["seed"].unique().tolist())
@@ -81,7 +83,6 @@ def seed_explorer(states: States, scheduler, settled: pd.DataFrame) -> Explorer:
         compute,
         draw,
         presets={f"seed {seed}": {"seed": seed} for seed in seeds[:3]},
-        stops=[f"seed {seed}" for seed in seeds[:2]],
     )
 
 
@@ -96,7 +97,8 @@ def levels_explorer(values: Tensor) -> Explorer:
         return {"name": f"{bits}-bit", "levels": fmt.levels(r), "facts": facts}
 
     def draw(data: dict) -> Picture:
-        return comb(values, data["levels"], name=data["name"], width=640, height=300)
+        picture = comb(values, data["levels"], name=data["name"], width=640, height=300)
+        return charts.light(picture)
 
     return Explorer(
         "Where the levels lie",
@@ -125,18 +127,20 @@ def clip_explorer(values: Tensor) -> Explorer:
     def compute(bits: int, clip: float) -> dict:
         curve = curves[bits]
         here = curve[curve["clip"] == clip].iloc[0]
-        loss = levels.min_max_loss(curve)
         mine = 10 * np.log10(here["total"] / curve["total"].min())
-        words = f"{verdicts.clipping(loss, bits)} Your point, {clip:g}, loses {mine:.1f} dB."
-        return {"curve": curve, "clip": clip, "words": words}
+        words = (
+            f"{bits} bits, clipped at {clip:g}: {mine:.1f} dB more error than at the best point."
+        )
+        verdict = verdicts.clipping(levels.min_max_loss(curve), bits)
+        return {"curve": curve, "clip": clip, "title": words, "words": verdict.words}
 
     def draw(data: dict) -> Picture:
         long = data["curve"].melt("clip", var_name="series", value_name="power")
         return charts.lines(
-            long[long["power"] > 1e-7], data["words"], x="clip", y="power", log=True,
+            long[long["power"] > 1e-5], data["title"], x="clip", y="power", log=True,
             axes=("clip point [standard deviations]", "error power"),
-            roles={"rounding": "ablation_1", "clipping": "rtn", "total": "method"},
-            at=(data["clip"], f"clip at {data['clip']:g}"), width=640, height=340,
+            roles={"rounding": "ablation_1", "clipping": "ablation_2", "total": "rtn"},
+            at=(data["clip"], f"clip at {data['clip']:g}"), width=640, height=320,
         )  # fmt: skip
 
     return Explorer(
@@ -144,8 +148,13 @@ def clip_explorer(values: Tensor) -> Explorer:
         [Control("bits", "bits b", (3, 4, 6, 8), 4), Control("clip", "clip at", CLIPS, 2.5)],
         compute,
         draw,
-        presets={"4 bits": {}, "4 bits, cut hard": {"clip": 1.0}, "8 bits": {"bits": 8}},
-        stops=("4 bits", "8 bits"),
+        lambda data: f"{data['title']} {data['words']}",
+        presets={
+            "4 bits, best": {},
+            "4 bits, cut hard": {"clip": 1.0},
+            "8 bits, best": {"bits": 8, "clip": 4.0},
+        },
+        stops=("4 bits, best", "8 bits, best"),
     )
 
 
@@ -179,22 +188,32 @@ def step_explorer(exact: Tensor, single: Tensor, errors: pd.DataFrame) -> Explor
 
 
 def range_explorer(ranges: pd.DataFrame, sites: Sequence[str]) -> Explorer:
-    """Ranges over the steps at one of `sites`, with the one static range that covers them."""
+    """Ranges over the steps at one of `sites`, and a static range read at some of the steps."""
+    last = int(ranges["step"].max())
+    sources = {"all steps": range(last + 1), "first step": [0], "last step": [last]}
 
-    def compute(site: str) -> dict:
+    def compute(site: str, source: str) -> dict:
         mine = ranges[ranges["site"] == site]
-        return {"frame": mine, "static": (float(mine["low"].min()), float(mine["high"].max()))}
+        read = mine[mine["step"].isin(sources[source])]
+        return {"frame": mine, "static": (float(read["low"].min()), float(read["high"].max()))}
 
     def draw(data: dict) -> Picture:
-        return range_ribbon(data["frame"], data["static"], width=640, height=320)
+        return charts.light(range_ribbon(data["frame"], data["static"], width=640, height=300))
 
     return Explorer(
         "One range for all steps",
-        [Control("site", "site", sites, kind="choice")],
+        [
+            Control("site", "site", sites, kind="choice"),
+            Control("source", "read at", tuple(sources), kind="choice"),
+        ],
         compute,
         draw,
-        presets={"drifts most": {"site": sites[0]}, "drifts least": {"site": sites[-1]}},
-        stops=("drifts most", "drifts least"),
+        presets={
+            "drifts most, read at all steps": {},
+            "drifts most, read at the first": {"source": "first step"},
+            "drifts least, read at the first": {"site": sites[-1], "source": "first step"},
+        },
+        stops=("drifts most, read at all steps", "drifts most, read at the first"),
     )
 
 
@@ -203,7 +222,7 @@ def granularity_explorer(weight: Tensor, bits: int) -> Explorer:
     flat, fmt = weight.flatten(1), Affine(bits)
     found = {axis: min_max(flat, fmt, axis=axis) for axis in (None, 0)}
     errors = {axis: fmt.fake_quant(flat, r) - flat for axis, r in found.items()}
-    limit = float(errors[None].abs().max())
+    limit, top = float(errors[None].abs().max()), float(found[None].scale) * 1.05
 
     def compute(per_channel: bool) -> dict:
         axis = 0 if per_channel else None
@@ -211,13 +230,19 @@ def granularity_explorer(weight: Tensor, bits: int) -> Explorer:
         power = errors[axis].square().mean()
         sqnr = float(10 * (flat.square().mean() / power).log10())
         name = "One scale per output channel" if per_channel else "One scale for the whole tensor"
-        words = f"{name}: SQNR {sqnr:.1f} dB at {bits} bits."
-        scales = r.scale.expand(len(flat), 1).flatten()
-        return {"error": errors[axis], "scales": scales, "words": words}
+        words = f"{name}: SQNR {sqnr:.1f} dB at {bits} bits. The first {ROWS} channels:"
+        scales = r.scale.expand(len(flat), 1).flatten()[:ROWS]
+        return {"error": errors[axis][:ROWS, :COLUMNS], "scales": scales, "words": words}
 
     def draw(data: dict) -> Picture:
         return charts.weight_error(
-            data["error"], data["scales"], data["words"], limit=limit, width=640, height=340
+            data["error"],
+            data["scales"],
+            data["words"],
+            limit=limit,
+            top=top,
+            width=640,
+            height=300,
         )
 
     return Explorer(
@@ -257,7 +282,8 @@ def _notebook(row: Mapping[str, str]) -> str:
 
 
 def _where(paper: Mapping[str, str]) -> str:
-    return ", ".join(part for part in (paper["venue"], paper["arxiv"]) if part)
+    number = paper["arxiv"] and f"arXiv {paper['arxiv']}"
+    return ", ".join(part for part in (paper["venue"], number) if part)
 
 
 def _marks(moments: Sequence[str]) -> list[str]:

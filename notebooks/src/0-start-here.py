@@ -22,21 +22,13 @@ import torch
 
 import dqlab
 from dqlab import metrics, seeds, show
+from dqlab import phenomena as ph
 from dqlab.formats import Affine, Range
-from dqlab.phenomena import (
-    bits,
-    chain,
-    drift,
-    layers,
-    levels,
-    quality,
-    schedule,
-    steps,
-    stored,
-    verdicts,
-)
 from dqlab.phenomena import start_here as shipped
+from dqlab.phenomena.stored import redo
+from dqlab.phenomena.verdicts import belief
 from dqlab.show import charts, start_here
+from dqlab.show.questions import nearest, question
 from dqlab.trajectory import record
 
 dqlab.setup()
@@ -56,19 +48,21 @@ print(f"{len(images)} pictures; the network answered {len(states)} questions.")
 # scene one stored number is computed again; if it has moved, the cell stops with an error.
 
 # %%
-results = stored.load("start-here")
+results = ph.stored.load("start-here")
 results
 
 # %% [markdown]
 # ## Scene 1. What do 4 bits do to a picture?
 #
-# `quantize` with the recipe `rtn`, plain rounding to nearest, makes a copy whose weights (W) and
-# activations (A) take only 16 values each. To choose those values it looks at 32 calibration
-# runs. The first and last layer keep 8 bits.
+# Quantization rounds numbers to a few allowed values. With 4 bits there are 16 of them.
+# `quantize` with the recipe `rtn` (round to nearest) makes a copy whose weights (W) and
+# activations (A) are rounded so; W4A4 says how finely. To choose the values it watches 32
+# calibration runs. The first and last layer keep 8 bits.
 # <!-- numbers: 32 -->
 
 # %%
 calibration, _ = record(pipe, seeds.CALIBRATION[:32])
+print(f"{len(calibration)} questions to calibrate on.")
 
 # %%
 w4a4 = dqlab.quantize(pipe, "rtn", weights=4, activations=4, calibration=calibration)
@@ -77,291 +71,247 @@ rounded = (images * 15).round() / 15
 rows = {"full_precision": images, "picture in 4 bits": rounded, "rtn": pictures[4, 4]}
 show.image_grid(rows, roles={"picture in 4 bits": "ablation_1"}, value_range=(0, 1))
 
-# %%
-net = float((pictures[4, 4] - images).square().mean())
-verdicts.picture_or_net(net, float((rounded - images).square().mean()))
-
 # %% [markdown]
 # Row 2 stores the *finished picture* with 16 values per colour. Row 3 lets the *network* compute
-# with 16 values, twenty times in a row. Move the bits.
+# with 16 values, twenty times in a row. Now move the bits yourself.
 
 # %% tags=["explorer"]
 start_here.bits_explorer(pictures, shipped.BITS)
 
+# %%
+net = float((pictures[4, 4] - images).square().mean())
+measured = ph.verdicts.picture_or_net(net, float((rounded - images).square().mean()))
+belief("Fewer bits mean fewer colours.", measured, refuted_by=["holds"])
+
 # %% [markdown]
-# > **"Fewer bits mean fewer colours."** No: they mean another computation. Its error is fed back
-# > into the network at every step.
-#
 # ## Scene 2. How is a picture destroyed?
 #
-# Training mixes a picture $x_0$ with noise. At time $t$ the mixture is
-# $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\varepsilon$. So $\bar\alpha_t$
-# (`signal` below) is the share of power that is still picture. Time $t$ counts from 0, clean, to
-# 999, noise only. We always draw it from noise on the left to picture on the right.
+# Training mixes a picture $x_0$ with noise $\varepsilon$. At time $t$ the mixture is
+# $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\varepsilon$. Power is amplitude squared, so
+# $\bar\alpha_t$ is the share of power that is still picture (`abar` in code). Time $t$ counts from
+# 0, clean, to 999, noise only. We always draw it from noise, left, to picture, right.
 # <!-- numbers: 999 -->
 
 # %%
-crossing = schedule.equal_shares(pipe.scheduler)
-options = {"A": 258, "B": 500, "C": 750}
-question = show.Question(
-    "At which t do picture and noise have equal power?",
-    {key: f"near t = {t}" for key, t in options.items()},
-    min(options, key=lambda key: abs(options[key] - crossing)),
-    {
-        "A": "Noise grows quickly at first: shares are squares, and the schedule speeds up.",
-        "B": "Tempting, since it is half-way in t; but t is a label, not a share.",
-        "C": "Tempting, since pictures stay readable under much noise.",
-    },
-)
-question
+crossing = ph.schedule.equal_shares(pipe.scheduler)
+asked = question(2, nearest(crossing, {"A": 260, "B": 500, "C": 750}))
+asked
 
 # %%
-share = schedule.shares(pipe.scheduler)
-long = share.melt("t", var_name="series", value_name="share")
-half = share["signal"][500]
-words = f"Equal shares at t = {crossing}; at t = 500 only {100 * half:.1f} % are picture."
+share = ph.schedule.shares(pipe.scheduler)
+left = 100 * share["signal"][500]
 chart = charts.lines(
-    long.iloc[::10], words, x="t", y="share", falling=True, at=(crossing, "equal shares"),
+    share.melt("t", var_name="series", value_name="share").iloc[::10],
+    f"Equal shares at t = {crossing}; at t = 500 only {left:.1f} % of the power is picture.",
+    x="t", y="share", falling=True, at=(crossing, "equal shares"),
     axes=("t (noise → picture)", "share of power"),
-    roles={"signal": "full_precision", "noise": "rtn"},
+    roles={"signal": "full_precision", "noise": "ablation_2"},
 )
-question.reveal(chart)
+asked.reveal(chart)
 
 # %%
 times = [999, 749, 499, 249, 99, 0]
-mixed = schedule.noised(images[0] * 2 - 1, times, pipe.scheduler)
+mixed = ph.schedule.noised(images[0] * 2 - 1, times, pipe.scheduler)
 heads = [f"t = {t}\n{share['signal'][t]:.0%} picture" for t in times]
-words = "One picture of the model, mixed with more and more of the same noise to the left."
-charts.picture_rows({"x_t": mixed}, heads, words, roles={"x_t": "full_precision"})
+words = "Seed 0's picture under less and less of the same noise."
+charts.picture_rows({"mixture": mixed}, heads, words, roles={"mixture": "full_precision"})
 
 # %% [markdown]
-# > **"At t = 500 half of the picture is left."** The number above says otherwise.
+# > **"At t = 500 half of the picture is left."** The number in the title above says otherwise: $t$
+# > is a label, not a share.
 # <!-- numbers: 500 -->
 #
 # ## Scene 3. What does the network answer?
 #
-# It sees $x_t$ and $t$ and predicts the noise $\varepsilon$. Subtract that noise and you have its
-# guess of the finished picture. From pure noise the guess is a blur: the average of all that is
-# still possible.
+# It sees $x_t$ and $t$ and predicts the noise. Take that noise away and its guess of the finished
+# picture is left: $\hat x_0 = (x_t - \sqrt{1-\bar\alpha_t}\,\hat\varepsilon) / \sqrt{\bar\alpha_t}$. Near pure noise we
+# divide by almost nothing, so every flaw of the answer is magnified.
 
 # %%
-picked = [0, 4, 8, 12, 16, 19]
 one = states[states.seed == 0]
-implied = schedule.implied_image(one, pipe.scheduler)
+picked = [0, 5, 10, 15, 19]
+guess = ph.schedule.implied_image(one, pipe.scheduler)[picked]
+rows = {"input": one.x[picked] / 2, "predicted noise": one.output[picked] / 3, "guess": guess}
 heads = [f"step {k}\nt = {int(one.t[k])}" for k in picked]
-rows = {"input x_t": one.x[picked] / 2, "noise (predicted)": one.output[picked] / 3}
-rows["implied picture"] = implied[picked]
-words = "The same question at six steps: input, predicted noise, and the picture it implies."
-charts.picture_rows(rows, heads, words, roles={"implied picture": "method"})
+words = "One question at five steps: input, predicted noise, and the picture it implies."
+looks = {"input": "full_precision", "predicted noise": "ablation_2", "guess": "method"}
+charts.picture_rows(rows, heads, words, roles=looks)
 
 # %%
-guess = chain.mean_error(chain.implied_error(states, images, pipe.scheduler))
-first, middle = guess["error"].iloc[[0, 10]]
-charts.lines(
-    guess.assign(series="implied picture"), x="step", y="error", steps=True, log=True, marks=True,
-    sentence=f"The first guess is off by {first:.2g} on average, the eleventh by {middle:.2g}.",
-    axes=("", "mean squared error to the finished picture"), roles={"implied picture": "method"},
-)
+error = ph.chain.mean_error(ph.chain.implied_error(states, images, pipe.scheduler))
+for step in (0, 5, 10, 15):
+    row = error.set_index("step").loc[step]
+    times = ph.schedule.magnification(pipe.scheduler, int(row["timestep"]))
+    print(f"step {step:2}: flaws × {times:.3g}; the guess misses by {row['error']:.2g} (MSE)")
 
 # %% [markdown]
-# > **"The network paints the image in one call."** One call gives the average of many pictures.
+# MSE is the mean squared error to the picture that the run ends with, colours between 0 and 1.
+#
+# > **"The network paints the picture in one call."** One call gives noise, then a blur: the
+# > average of all pictures that are still possible.
 #
 # ## Scene 4. How does noise become a garment?
 #
-# The sampler takes a small step towards the guess, asks again, and so on. A classifier names
-# garment, colour and background of each guess; we ask from which step on the name stays.
-
-# %%
-settled = chain.settle_steps(states, pipe.scheduler)
-verdicts.settled(settled, total=20)
+# The *sampler* moves a little towards the guess, asks again, and so on: twenty *steps*. A
+# classifier names garment, colour and background of each guess. We ask from which step on the
+# name stays. Change the seed.
 
 # %% tags=["explorer"]
+settled = ph.chain.settle_steps(states, pipe.scheduler)
 start_here.seed_explorer(states, pipe.scheduler, settled)
 
+# %%
+steady = ph.verdicts.settled(settled, total=20)
+belief("Every step paints equally much.", steady, refuted_by=["early", "late"])
+
 # %% [markdown]
-# > **"Every step paints equally much."** Decisions fall early, details late. Remember this when a
-# > rough step comes early.
-#
 # ## Scene 5. What is a level?
 #
-# Here are real numbers: the input of the attention layer in the middle of the U-Net. Rounding
-# moves each to the nearest of $2^b$ levels: $\hat x = s\,(q - z)$ with an integer code
-# $q = \mathrm{round}(x/s) + z$, clamped to $0 \dots 2^b-1$. The *scale* $s$ is the distance of
-# two levels; the *zero point* $z$ is the code of 0.
+# Real numbers from inside the network: what enters the attention in the middle of the U-Net.
+# Rounding moves each to the nearest of $2^b$ *levels*, $\hat x = s\,(q - z)$, with the integer
+# code $q = \mathrm{round}(x/s) + z$, kept within $0 \dots 2^b-1$. The *scale* $s$ is the distance
+# of two levels; the *zero point* $z$ is the code of 0. The comb below the histogram shows them.
 
 # %% tags=["explorer"]
 site = "mid_block.attentions.0.to_q.input"
-watched = drift.watchable(pipe, states)
-values = drift.values_at(watched, states[states.step == 10], site)
+watched = ph.drift.watchable(pipe, states)
+values = ph.drift.values_at(watched, states[states.step == 10], site)
 start_here.levels_explorer(values)
 
+# %% [markdown]
+# A value between two levels is off by at most $s/2$. If it may lie anywhere between them, the
+# error has variance $s^2/12$. Check:
+
 # %%
-facts = {b: levels.rounding_error(values, *levels.fitted(values, b)) for b in (2, 3, 4, 6, 8)}
-for b, fact in facts.items():
-    print(f"{b} bits: scale {fact['scale']:.3g}, SQNR {fact['sqnr_db']:.1f} dB;",
-          verdicts.rounding(fact))
+for b in (2, 3, 4, 6, 8):
+    fact = ph.levels.rounding_error(values, *ph.levels.fitted(values, b))
+    print(f"{b} bits: s = {fact['scale']:.3g}, error variance {fact['ratio']:.2f} × s²/12,",
+          f"SQNR {fact['sqnr_db']:.1f} dB")
 
 # %% [markdown]
-# SQNR, the *signal-to-quantization-noise ratio*, is $10\log_{10}$ of signal power over error
-# power. 10 dB: the error has a tenth of the power. 20 dB: a hundredth. Each further bit halves
-# $s$ and gains about 6 dB. Up is better.
+# SQNR, the *signal-to-quantization-noise ratio*, is $10\log_{10}$ of signal power over error power,
+# in decibels (dB). At 10 dB the error has a tenth of the power, at 20 dB a hundredth. A further
+# bit halves $s$ and so gains 6 dB. Up is better.
 # <!-- numbers: 10, 20, 6 -->
 #
-# > **"Large values get large errors."** Inside the comb all values get the same: at most half a
-# > step.
+# > **"Large values get large errors."** Inside the comb all errors are alike: at most half a step.
+# > Only beyond its ends do they grow.
 #
 # ## Scene 6. Is clipping a mistake?
 #
-# Min-max gives every value a level, the most extreme one too. That makes $s$ large. The other
-# choice is to cut: smaller steps for the many, a large error for the few.
+# *Min-max* stretches the comb until the most extreme value has a level. That makes $s$ large. The
+# other choice is to *clip*: smaller steps for the many, a large error for the few.
 
 # %%
-gauss = levels.gaussian()
-curve = levels.clip_curve(gauss, 4, (*start_here.CLIPS, float(gauss.abs().max())))
-loss = levels.min_max_loss(curve)
-costs = {"A": 0, "B": 1, "C": 5}
-question = show.Question(
-    "4 bits for 100,000 Gaussian numbers: what does min-max lose against the best clip point?",
-    {"A": "nothing, it is safe", "B": "about 1 dB", "C": "about 5 dB"},
-    min(costs, key=lambda key: abs(costs[key] - loss["loss_db"])),
-    {
-        "A": "Tempting: nothing is cut off. But the steps grow with the most extreme value.",
-        "B": "That is the order of the loss at 6 bits and more.",
-        "C": "Sixteen levels over more than eight standard deviations are few.",
-    },
-)
-question
+gauss = ph.levels.gaussian()
+curve = ph.levels.clip_curve(gauss, 4, (*start_here.CLIPS, float(gauss.abs().max())))
+loss = ph.levels.min_max_loss(curve)
+asked = question(6, nearest(loss["loss_db"], {"A": 0, "B": 1, "C": 4}))
+asked
+
+# %%
+clip = start_here.clip_explorer(gauss)
+asked.reveal(clip.frame(clip.presets["4 bits, best"])[0])
 
 # %% tags=["explorer"]
-start_here.clip_explorer(gauss)
+clip
 
 # %%
-verdicts.clipping(loss, 4)
+belief("Min-max is safe.", ph.verdicts.clipping(loss, 4), refuted_by=["clip"])
 
 # %% [markdown]
-# > **"Min-max is safe."** It is safe for the one largest value.
-#
 # ## Scene 7. One comb for whom?
 #
-# A weight matrix has one row per output channel. One scale for all must reach the largest weight
-# anywhere; a scale per row fits each row. Switch, and watch the error on the right.
+# A weight matrix has a row per output channel. One scale for all must reach the largest weight
+# anywhere; a scale per row fits its row. Switch, and watch scales (left) and errors (right).
 
 # %% tags=["explorer"]
-weights = dict(levels.weights_of(pipe.unet))
-start_here.granularity_explorer(weights["up_blocks.0.resnets.0.conv_shortcut"], 4)
+weights = dict(ph.levels.weights_of(pipe.unet))
+gains = ph.levels.granularity(weights.items(), 4)
+start_here.granularity_explorer(weights["up_blocks.0.resnets.0.conv1"], 4)
 
 # %%
-gains = levels.granularity(weights.items(), 4)
-verdicts.granularity(gains)
+belief("Bits alone set the error.", ph.verdicts.granularity(gains), refuted_by=["holds"])
 
 # %% [markdown]
-# > **"Bits alone set the error."** Same bits, other combs, other error. From here on every weight
-# > has a scale per output channel and every activation one per tensor: the hardware's habit.
+# From here on each weight has a scale per output channel and each activation one for the whole
+# tensor. That is what hardware multiplies fastest.
 #
-# *Half-way. Stand up, look out of a window.*
+# *Half-way. Stand up and look out of a window.*
 #
 # ## Scene 8. Weights or activations?
 #
-# From here on the signal is the network's answer, the predicted noise. Its SQNR tells how far
-# the quantized network's answer is from the exact one, on the same input.
+# From here on the signal is the network's answer, the predicted noise. Its SQNR says how far the
+# quantized answer is from the exact one on the same input. Predict first.
 
 # %%
-table = bits.mean_db(results.frames["powers"])
-half = verdicts.harder_half(bits.db_of(table, 4, 8), bits.db_of(table, 8, 4))
-question = show.Question(
-    "Which hurts more: weights at 4 bits (W4A8) or activations at 4 bits (W8A4)?",
-    {"weights": "W4A8", "activations": "W8A4", "equal": "they differ by less than 1 dB"},
-    half.key,
-    {
-        "weights": "Tempting: the weights are the model. But each row has a scale of its own.",
-        "activations": "One scale serves all channels, all pictures and all steps.",
-        "equal": "Tempting: both have sixteen levels.",
-    },
-)
-question
+table = ph.bits.mean_db(results.frames["powers"])
+half = ph.verdicts.harder_half(ph.bits.db_of(table, 4, 8), ph.bits.db_of(table, 8, 4))
+asked = question(8, half.key)
+asked
 
 # %%
-question.reveal(show.bits_map(table))
+asked.reveal(show.bits_map(table))
 
 # %%
 live = metrics.mean_sqnr_db(metrics.error_powers(states, w4a4.unet))
-print(half)
-stored.redo("SQNR at W4A4", bits.db_of(table, 4, 4), live, tolerance=0.1, unit="dB")
+print(redo("SQNR at W4A4", ph.bits.db_of(table, 4, 4), live, tolerance=0.1, unit="dB"))
+belief("Weights are the model: they need the bits.", half, refuted_by=["activations", "equal"])
 
 # %% [markdown]
-# > **"Weights are the model, so they need the bits."** With a comb per channel they forgive more.
+# Remember that each weight had a comb per channel, each activation one for all.
 #
 # ## Scene 9. When is the prediction worst?
 #
-# One mean over 20 steps hides when. Same networks, same inputs, now step by step.
-# <!-- numbers: 20 -->
+# A mean over the run hides *when*. Same networks, same inputs, now step by step. Draw a guess on
+# paper: step from left to right, SQNR upwards.
 
 # %%
-pairs = [(8, 8), (4, 8), (4, 4)]
-curves = bits.per_seed(results.frames["powers"], pairs)
-worst = verdicts.worst_step(curves[curves["series"] == "W4A4"], "W4A4")
-question = show.Question(
-    "At W4A4, where along the run is the answer worst?",
-    {"first": "near pure noise", "middle": "half-way", "last": "near the finished picture"},
-    worst.key,
-    {
-        "first": "Tempting: nothing can be seen there. But the answer is then close to the input.",
-        "middle": "Tempting: that is where shapes form.",
-        "last": "The noise left is faint, so a rounding error of equal size weighs more.",
-    },
-)
-question
+curves = ph.bits.per_seed(results.frames["powers"], [(8, 8), (4, 8), (4, 4)])
+coarse = curves[curves["series"] == "W4A4"]
+worst = ph.verdicts.worst_step(coarse, "W4A4")
+asked = question(9, worst.key)
+asked
 
 # %%
-roles = {"W8A8": "full_precision", "W4A8": "method", "W4A4": "rtn"}
-question.reveal(show.db_over_steps(curves, roles=roles, condition="8 seeds, median and quartiles"))
+looks = {"W8A8": "ablation_1", "W4A8": "ablation_2", "W4A4": "rtn"}
+asked.reveal(show.db_over_steps(curves, roles=looks, condition="8 seeds, median and quartiles"))
 
 # %%
-worst
+belief("Pure noise is hardest.", worst, refuted_by=["last", "middle"])
 
 # %% [markdown]
-# > **"Pure noise is hardest."** For a person. The network's own answer there is the easy part.
-#
 # ## Scene 10. Does a bad step ruin the picture?
 #
-# Now quantize (W4A4) only step $k$ and run all others exactly. Does the picture suffer most from
-# the step with the lowest SQNR?
+# Quantize (W4A4) only step $k$, run all others exactly, and compare the final pictures.
 
 # %%
 single = results.frames["single"]
-w4a4_curve = curves[curves["series"] == "W4A4"]
-alone = verdicts.single_steps(single, w4a4_curve, net)
-question = show.Question(
-    "Is the step of lowest SQNR also the one that does the most damage?",
-    {"same": "yes, roughly", "elsewhere": "no, another part of the run"},
-    alone.key,
-    {
-        "same": "Tempting: a wrong answer should hurt where it is most wrong.",
-        "elsewhere": "A step's weight matters too: the sampler moves far early, little late.",
-    },
-)
-question
+alone = ph.verdicts.single_steps(single, coarse, net)
+asked = question(10, alone.key)
+asked
 
 # %%
-chart = show.error_curves(
-    single.assign(series="rtn"), unit="error of the final picture, one step quantized",
-    condition="W4A4, 8 seeds",
+chart = charts.lines(
+    single.groupby(["step", "timestep"], as_index=False)["error"].mean().assign(series="rtn"),
+    alone.words.split(". ")[0] + ".", x="step", y="error", steps=True, log=True, marks=True,
+    axes=("", "error of the final picture (MSE)\nonly this step at W4A4, mean of 8 seeds"),
 )
-question.reveal(chart)
+asked.reveal(chart)
 
 # %% tags=["explorer"]
-start_here.step_explorer(pictures[0, 0], stored.to_pictures(results.tensors["single"]), single)
+start_here.step_explorer(pictures[0, 0], ph.stored.to_pictures(results.tensors["single"]), single)
 
 # %%
-again = steps.single_step(pipe, w4a4, states, [15])[15]
+again = ph.steps.single_step(pipe, w4a4, states, [15])[15]
 was = float(single.query("step == 15")["error"].mean())
 now = float((again - images).square().mean())
-print(alone)
-stored.redo("Error after step 15 alone", was, now, tolerance=0.1)
+print(redo("MSE after step 15 alone", was, now, tolerance=0.1))
+belief("Where SQNR is low, the damage is done.", alone, refuted_by=["elsewhere"])
 
 # %% [markdown]
-# > **"Low SQNR there, so the damage comes from there."** SQNR asks how wrong the answer is. The
-# > picture also asks what the sampler does with it.
+# SQNR asks how wrong an answer is. The picture also asks what that answer decides: scene 3's
+# magnification, and scene 4's labels.
 #
 # ## Scene 11. Fresh or inherited?
 #
@@ -370,124 +320,111 @@ stored.redo("Error after step 15 alone", was, now, tolerance=0.1)
 # *Both*: what really happens.
 
 # %%
-parts = results.frames["inheritance"].query("error > 0")
-roles = {"fresh": "method", "inherited": "ablation_2", "both": "rtn"}
-show.error_curves(parts, roles=roles, unit="error of the answer, relative to its power")
+parts = results.frames["inheritance"]
+origin = ph.verdicts.inheritance(ph.steps.overtaking_step(parts), last=19)
+charts.lines(
+    ph.steps.median_error(parts), origin.words, x="step", y="error", steps=True, log=True,
+    axes=("", "error power over answer power\nW4A4, median of 8 seeds"), marks=True,
+    roles={"fresh": "method", "inherited": "ablation_2", "both": "rtn"},
+)
 
 # %%
-step = steps.overtaking_step(results.frames["inheritance"])
-verdicts.inheritance(step, last=19)
+some = states[states.step == 10]
+now = ph.steps.relative_error(w4a4.unet, some).median()
+was = parts.query("series == 'fresh' and step == 10")["error"].median()
+print(redo("Fresh error at step 10", was, now, tolerance=0.03))
+belief("Repair the worst step and all is well.", origin, refuted_by=["early", "late"])
 
 # %% [markdown]
-# > **"Repair the worst step and all is well."** Ask first whether its error was its own.
-#
 # ## Scene 12. Why can one range not fit?
 #
-# Activations get one range for all 20 steps. Watch what each layer really uses: $R$ is its
-# largest range over the steps, divided by its smallest.
-# <!-- numbers: 20 -->
+# The *range* of a tensor is what its comb must cover. Activations get one range for the whole run.
+# Let $R$ be a tensor's largest range over the steps, divided by its smallest.
 
 # %%
 ranges = results.frames["ranges"]
-ratios = drift.drift(ranges)
-moving = verdicts.drifting(ratios, drift.DRIFTING)
-moving
+ratios = ph.drift.drift(ranges)
+moving = ph.verdicts.drifting(ratios, ph.drift.DRIFTING)
+asked = question(12, moving.key)
+asked
+
+# %%
+layers = ph.drift.layer_table(watched)
+reach = ph.drift.reach(ranges, layers)
+size = {"width": 820, "height": 460}
+asked.reveal(show.layer_step_map(reach, value="percent", unit="range, of its maximum [%]", **size))
 
 # %% tags=["explorer"]
-start_here.range_explorer(ranges, [*ratios.index[:6], *ratios.index[-3:]])
+inputs = [name for name in ratios.index if name.endswith(".input")]
+start_here.range_explorer(ranges, [*inputs[:6], *inputs[-3:]])
 
 # %%
-branches = drift.layer_table(watched)
-show.layer_step_map(drift.reach(ranges, branches), value="share", unit="share of its maximum")
-
-# %%
-now = drift.range_table(watched, calibration[calibration.step == 19], [site])["high"].iloc[0]
+now = ph.drift.range_table(watched, calibration[calibration.step == 19], [site])["high"].iloc[0]
 was = ranges.query("site == @site and step == 19")["high"].iloc[0]
-stored.redo("Highest value of scene 5's tensor at step 19", was, now, tolerance=0.01)
+print(redo("Highest value of scene 5's tensor at step 19", was, now, tolerance=0.01))
+belief("One calibration picture is like any other.", moving, refuted_by=["many", "some"])
 
 # %% [markdown]
-# > **"One calibration image is like any other."** A range read at one step can be far off at
-# > another.
-#
 # ## Scene 13. Which layers hurt?
 #
-# Round the input of one layer at a time to 4 bits and leave all else exact. Before you look, name
-# three layers.
+# Round the input of one layer at a time to 4 bits and leave all else exact. Name three layers
+# before you look.
 
 # %%
 ends = results.frames["ends"].iloc[0]
-few = verdicts.end_layers(ends["ends"], ends["others"])
-question = show.Question(
-    "Which is worse at 4 bits: the first and last convolution, or all other layers together?",
-    {"holds": "the two", "weaker": "they differ by less than 1 dB", "opposite": "all others"},
-    few.key,
-    {
-        "holds": "One reads the picture, one writes the answer: no detour around them.",
-        "weaker": "Two layers against more than sixty, and yet a draw.",
-        "opposite": "Tempting: they hold nearly all parameters.",
-    },
-)
-question
+few = ph.verdicts.end_layers(ends["ends"], ends["others"])
+asked = question(13, few.key)
+asked
 
 # %%
 one_by_one = results.frames["layers"]
-question.reveal(show.layer_step_map(one_by_one, value="db"))
+asked.reveal(show.layer_step_map(one_by_one, value="db", **size))
 
 # %%
 layer = "mid_block.resnets.0.conv1"
-bounds = drift.static_ranges(ranges)
-now = layers.sensitivity(watched, states[states.seed < 4], bounds, [layer])["db"].mean()
+some = states[states.seed < shipped.Plan().sensitive]
+now = ph.layers.sensitivity(watched, some, ph.drift.static_ranges(ranges), [layer])["db"].mean()
 was = one_by_one[one_by_one["layer"] == layer]["db"].mean()
-print(few)
-stored.redo(f"Mean SQNR with {layer} at A4", was, now, tolerance=0.1, unit="dB")
+print(redo(f"Mean SQNR, only {layer} at A4", was, now, tolerance=0.1, unit="dB"))
+belief("Most parameters, most damage.", few, refuted_by=["holds", "weaker"])
 
 # %% [markdown]
-# > **"Most parameters, most damage."** Position counts. This is why every comparison here keeps
-# > the first and last convolution at 8 bits.
+# That is why every comparison here keeps the first and last convolution at 8 bits.
 #
 # ## Scene 14. Worse, or only different?
 #
 # Two ways to judge. *Paired error*: same seed, is it the same picture? *Fréchet distance*: are the
-# pictures as a set like real ones? It compares mean and covariance of a classifier's features.
+# pictures, as a set, like real ones? It compares mean and covariance of a classifier's features.
+# Down is better in both.
 
 # %%
 judged = results.frames["quality"]
-contrary = quality.opposite_pairs(judged)
-disagree = verdicts.opposite_ranks(contrary, len(judged))
-question = show.Question(
-    "Do both measures rank the settings alike?",
-    {"agree": "yes", "disagree": "no, some pairs swap"},
-    disagree.key,
-    {
-        "agree": "Tempting: less error, better pictures.",
-        "disagree": "Another picture can be as good a picture.",
-    },
-)
-question
+contrary = ph.quality.opposite_pairs(judged)
+disagree = ph.verdicts.opposite_ranks(contrary, len(judged))
+asked = question(14, disagree.key)
+asked
 
 # %%
-named = [f"W{w}A{a}" for w, a in judged[["weights", "activations"]].to_numpy()]
-swapped = set(contrary[["closer", "lower"]].iloc[0]) if len(contrary) else ()
 chart = charts.points(
-    judged.assign(setting=named), disagree.words, x="mse", y="frechet", label="setting",
-    axes=("paired squared error, median of 128", "Fréchet distance to 1,000 real pictures"),
-    highlight=swapped, log=True,
+    judged.assign(setting=ph.quality.names(judged)), disagree.words, x="mse", y="frechet",
+    axes=("paired squared error, median of 128 (log)", "Fréchet distance to 1,000 real pictures"),
+    label="setting", highlight=contrary.iloc[:1, :2].to_numpy().ravel().tolist(), log=True,
 )
-question.reveal(chart)
+asked.reveal(chart)
 
 # %%
-columns = {"mse": "{:.4f}".format, "frechet": "{:.2f}".format}
+columns = {"mse": "{:.4f}".format, "frechet": "{:.1f}".format}
 columns |= {"garment": "{:.0%}".format, "colour": "{:.0%}".format}
 print(judged.to_string(index=False, formatters=columns))
+
+# %% [markdown]
+# The last two columns: share of pictures whose garment and colour read as at full precision.
 
 # %%
 features = results.tensors["features"].float()
 now = metrics.frechet_distance(results.tensors["real"].float(), features[0])
-stored.redo("Fréchet distance at W8A8", judged["frechet"][0], now, tolerance=0.01)
-
-# %% [markdown]
-# > **"The distance fell, so it is better."** Better as a set, perhaps. Not necessarily the picture
-# > that full precision would have made.
+print(redo("Fréchet distance at W8A8", judged["frechet"][0], now, tolerance=0.01))
+belief("The distance fell, so it is better.", disagree, refuted_by=["disagree"])
 
 # %% [markdown]
 # ## The map: five moments
@@ -754,7 +691,7 @@ def moment_of():
 # The findings of this page, from the same numbers as its pictures:
 
 # %%
-for verdict in (verdicts.granularity(gains), half, worst, alone, moving, few, disagree):
+for verdict in (ph.verdicts.granularity(gains), half, worst, alone, origin, moving, few, disagree):
     print("-", verdict)
 
 # %% [markdown]
