@@ -1,4 +1,4 @@
-"""The prediction questions of the notebook 0-start-here: answers, and why each is tempting or true.
+"""The prediction questions of the notebook 0-start-here: answers, and a reason for each.
 
 Which answer is right is measured, so no reason may claim more than what holds either way.
 """
@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from dqlab.errors import UnknownNameError
 from dqlab.show.ask import Question
-from dqlab.show.bundle import Picture
+from dqlab.show.bundle import Live, Picture
 from dqlab.show.charts import light
-from dqlab.show.explorer import Live
 
 # scene -> (prompt, {key: (answer, why)})
 _ASKED: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {

@@ -87,9 +87,9 @@ belief("Fewer bits mean fewer colours.", measured, refuted_by=["holds"])
 # ## Scene 2. How is a picture destroyed?
 #
 # Training mixes a picture $x_0$ with noise $\varepsilon$. At time $t$ the mixture is
-# $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\varepsilon$. Power is amplitude squared, so
-# $\bar\alpha_t$ is the share of power that is still picture (`abar` in code). Time $t$ counts from
-# 0, clean, to 999, noise only. We always draw it from noise, left, to picture, right.
+# $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\varepsilon$. Power is amplitude
+# squared, so $\bar\alpha_t$ is the share of power that is still picture (`abar` in code). Time $t$
+# counts from 0, clean, to 999, noise only. We draw it from noise, left, to picture, right.
 # <!-- numbers: 999 -->
 
 # %%
@@ -124,8 +124,9 @@ charts.picture_rows({"mixture": mixed}, heads, words, roles={"mixture": "full_pr
 # ## Scene 3. What does the network answer?
 #
 # It sees $x_t$ and $t$ and predicts the noise. Take that noise away and its guess of the finished
-# picture is left: $\hat x_0 = (x_t - \sqrt{1-\bar\alpha_t}\,\hat\varepsilon) / \sqrt{\bar\alpha_t}$. Near pure noise we
-# divide by almost nothing, so every flaw of the answer is magnified.
+# picture is left:
+# $\hat x_0 = (x_t - \sqrt{1-\bar\alpha_t}\,\hat\varepsilon) / \sqrt{\bar\alpha_t}$.
+# Near pure noise we divide by almost nothing, so every flaw of the answer is magnified.
 
 # %%
 one = states[states.seed == 0]
@@ -189,9 +190,9 @@ for b in (2, 3, 4, 6, 8):
           f"SQNR {fact['sqnr_db']:.1f} dB")
 
 # %% [markdown]
-# SQNR, the *signal-to-quantization-noise ratio*, is $10\log_{10}$ of signal power over error power,
-# in decibels (dB). At 10 dB the error has a tenth of the power, at 20 dB a hundredth. A further
-# bit halves $s$ and so gains 6 dB. Up is better.
+# SQNR, the *signal-to-quantization-noise ratio*, is $10\log_{10}$ of signal power over error
+# power, in decibels (dB). At 10 dB the error has a tenth of the power, at 20 dB a hundredth. A
+# further bit halves $s$ and so gains 6 dB. Up is better.
 # <!-- numbers: 10, 20, 6 -->
 #
 # > **"Large values get large errors."** Inside the comb all errors are alike: at most half a step.
