@@ -87,8 +87,9 @@ def thinned(values: Tensor, count: int, generator: torch.Generator) -> Tensor:
 def to_groups(x: Tensor, size: int) -> Tensor:
     """[..., D] -> [..., G, size], G = ceil(D / size); flatten a convolution weight to 2-D first.
 
-    A short last group is filled up with zeros, which change neither a range (every range holds 0)
-    nor an error (0 is a level). Raises InvalidInputError for a size below 1.
+    A short last group is filled up with zeros. They change neither a range, because every range
+    holds 0, nor a search, where 0 is a level; they do count in a percentile. Raises
+    InvalidInputError for a size below 1.
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise InvalidInputError(f"group_size must be an integer >= 1, got {size!r}")

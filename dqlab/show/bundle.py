@@ -37,9 +37,13 @@ class Picture:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
-        data: dict[str, Any] = {"text/plain": self.sentence, "image/png": _base64(self.png)}
-        if self.plotly is not None:
-            data[PLOTLY] = self.plotly
+        data: dict[str, Any] = {"text/plain": self.sentence}
+        if self.plotly is None:
+            data["image/png"] = _base64(self.png)
+        else:
+            # JupyterLab's plotly extension shows the PNG until the mouse is over it, and takes
+            # its size from the pixels, not from the metadata.
+            data |= {"image/png": _base64(at_css_size(self.png, self.size)), PLOTLY: self.plotly}
         return data, {"image/png": image_metadata(self.size, self.sentence)}
 
     def __repr__(self) -> str:
@@ -123,21 +127,42 @@ def encode_png(image: Image.Image, colours: int | None = None) -> bytes:
     return buffer.getvalue()
 
 
+def at_css_size(png: bytes, size: tuple[int, int]) -> bytes:
+    """The picture at one pixel per CSS pixel."""
+    image = Image.open(io.BytesIO(png)).convert("RGBA")
+    return encode_png(image.resize(size, Image.Resampling.BOX), PALETTE)
+
+
 def _with_palette(image: Image.Image, colours: int) -> Image.Image:
-    """Frequent colours stay exact; the many shades of smoothed edges move to the nearest one."""
+    """Every pixel in the nearest of at most `colours` colours; large areas stay exact."""
     pixels = np.ascontiguousarray(image).view(np.uint32).ravel()
     # Runs of one colour, of which a chart has few for its size, are far quicker to sort.
     starts = np.flatnonzero(np.diff(pixels, prepend=~pixels[:1]))
     lengths = np.diff(starts, append=pixels.size)
     found, index = np.unique(pixels[starts], return_inverse=True)
     counts = np.bincount(index, weights=lengths)
-    kept = found[np.argsort(-counts, kind="stable")[:colours]]
-    shades, palette = (c.view(np.uint8).reshape(-1, 4).astype(np.int32) for c in (found, kept))
-    distance = ((shades[:, None] - palette[None]) ** 2).sum(axis=2)
-    codes = distance.argmin(axis=1).astype(np.uint8)[index]
-    indexed = Image.frombytes("P", image.size, np.repeat(codes, lengths).tobytes())
-    indexed.putpalette(kept.tobytes(), "RGBA")
+    kept, nearest = _palette(found.view(np.uint8).reshape(-1, 4), counts, colours)
+    indexed = Image.frombytes("P", image.size, np.repeat(nearest[index], lengths).tobytes())
+    indexed.putpalette(found[kept].tobytes(), "RGBA")
     return indexed
+
+
+def _palette(shades: np.ndarray, counts: np.ndarray, colours: int) -> tuple[list, np.ndarray]:
+    """Indices of the kept shades, and for every shade [N, 4] the number of the nearest kept one.
+
+    Each next shade kept is the one whose pixels are worst served so far, so that a thin line
+    keeps its colour beside large areas.
+    """
+    points = shades.astype(np.float32)
+    error, nearest = np.full(len(points), np.inf), np.zeros(len(points), dtype=np.uint8)
+    kept: list[int] = [int(counts.argmax())]
+    while True:
+        distance = ((points - points[kept[-1]]) ** 2).sum(axis=1)
+        closer = distance < error
+        error[closer], nearest[closer] = distance[closer], len(kept) - 1
+        if len(kept) == colours or not error.any():
+            return kept, nearest
+        kept.append(int((error * counts).argmax()))
 
 
 def fewer_colours(pixels: np.ndarray, colours: int = 208) -> np.ndarray:

@@ -42,7 +42,7 @@ def layer_step_map(frame: pd.DataFrame, *, value: str = "value", unit: str = "SQ
     names = (layers, [f"step {s}, t = {t}" for s, t in zip(steps, timesteps, strict=True)])
     cells = table.to_numpy(dtype=float)
     image = main.heat(cells, *_colours(cells, signed, limits), unit, names)
-    _step_axis(main, steps, timesteps)
+    main.time_axis(steps, timesteps, at=range(len(steps)))
     if branches:
         _valley(canvas.panels[0], branches)
         main.axes.set_yticks([])
@@ -156,12 +156,6 @@ def _layer_axis(panel: Panel, layers: Sequence[str]) -> None:
     panel.axes.tick_params(axis="y", length=0)
     if every > 1:
         panel.axes.set_ylabel(f"every {every}th of {len(layers)} layers named, in execution order")
-
-
-def _step_axis(panel: Panel, steps: Sequence[int], timesteps: Sequence[int]) -> None:
-    picks = np.unique(np.linspace(0, len(steps) - 1, min(7, len(steps))).round()).astype(int)
-    panel.axes.set_xticks(picks, [f"{steps[i]}\nt = {timesteps[i]}" for i in picks])
-    panel.axes.set_xlabel("sampler step and its t (noise → image)")
 
 
 def _bits(value: float) -> str:

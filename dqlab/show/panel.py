@@ -232,13 +232,17 @@ class Panel:
                 "xanchor": "left", "yanchor": "middle",
             })  # fmt: skip
 
-    def time_axis(self, steps: Sequence[int], timesteps: Sequence[int], ticks: int = 7) -> None:
-        """Sampler steps from noise (left) to image (right), each tick naming step and t."""
-        steps, timesteps = list(steps), list(timesteps)
-        picks = np.unique(np.linspace(0, len(steps) - 1, min(ticks, len(steps))).round())
-        self.axes.set_xlim(steps[0] - 0.5, steps[-1] + 0.5)
-        names = [f"{steps[int(i)]}\nt = {timesteps[int(i)]}" for i in picks]
-        self.axes.set_xticks([steps[int(i)] for i in picks], names)
+    def time_axis(self, steps: Sequence[int], timesteps: Sequence[int],
+                  at: Sequence[float] | None = None, ticks: int = 7) -> None:  # fmt: skip
+        """Sampler steps from noise (left) to image (right), each tick naming step and t.
+
+        Step number i sits at the position `at[i]`, by default at its own number.
+        """
+        at = steps if at is None else at
+        picks = tick_picks(len(steps), ticks)
+        self.axes.set_xlim(at[0] - 0.5, at[-1] + 0.5)
+        names = [f"{steps[i]}\nt = {timesteps[i]}" for i in picks]
+        self.axes.set_xticks([at[i] for i in picks], names)
         self.axes.set_xlabel("sampler step and its t (noise → image)")
 
     def log_scale(self) -> None:
@@ -310,6 +314,13 @@ class Canvas:
         notes = [head, *(note for panel in self.panels for note in panel.notes)]
         layout["annotations"] = [{"bgcolor": PAPER, **note} for note in notes]
         return {"data": [t for panel in self.panels for t in panel.traces], "layout": layout}
+
+
+def tick_picks(total: int, count: int) -> list[int]:
+    """About `count` indices into `total` at one stride, the first and the last among them."""
+    stride = max(1, -(-(total - 1) // (count - 1)))
+    picks = [i for i in range(0, total - 1, stride) if total - 1 - i > stride / 2]
+    return [*picks, total - 1]
 
 
 def put_plates(figure: Figure) -> None:

@@ -10,7 +10,15 @@ from PIL import Image
 
 from dqlab.errors import InvalidInputError, UnknownNameError
 from dqlab.show import ROLES, Question, badge, db_over_steps, film_strip, mark, marker, source
-from dqlab.show.bundle import PLOTLY, fewer_colours, number, percent, round_significant, stack
+from dqlab.show.bundle import (
+    PLOTLY,
+    encode_png,
+    fewer_colours,
+    number,
+    percent,
+    round_significant,
+    stack,
+)
 
 
 def bundle(thing):
@@ -22,9 +30,18 @@ def test_a_picture_serves_live_page_and_screen_reader(db_frame):
     data, metadata = bundle(picture)
     assert set(data) == {"text/plain", "image/png", PLOTLY}
     assert data["text/plain"] == picture.sentence == repr(picture)
-    assert base64.b64decode(data["image/png"]) == picture.png
+    # The plotly extension takes the size of its stand-in from the pixels.
+    stand_in = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
+    assert stand_in.size == picture.size
     assert metadata["image/png"] == {"width": 760, "height": 400, "alt": picture.sentence}
     json.dumps(data)
+
+
+def test_a_picture_without_a_twin_keeps_its_sharp_pixels(images):
+    picture = film_strip(images, range(1, 11), range(10))
+    data, _ = bundle(picture)
+    assert set(data) == {"text/plain", "image/png"}
+    assert base64.b64decode(data["image/png"]) == picture.png
 
 
 def test_the_html_figure_carries_alt_and_caption(db_frame):
@@ -94,6 +111,32 @@ def test_stack_puts_pictures_below_one_another(db_frame):
     assert Image.open(io.BytesIO(sheet.png)).size == (1520, 1620)
     with pytest.raises(InvalidInputError, match="no picture"):
         stack([], "none")
+
+
+def test_a_thin_line_keeps_its_colour_beside_many_shades():
+    shades = np.arange(40_000).reshape(200, 200, 1) // 20 % 256 * [1, 1, 1, 0] + [0, 0, 0, 255]
+    shades[100] = [0, 114, 178, 255]
+    drawn = encode_png(Image.fromarray(shades.astype(np.uint8)), 16)
+    again = np.asarray(Image.open(io.BytesIO(drawn)).convert("RGBA"))
+    assert (again[100] == [0, 114, 178, 255]).all()
+    assert abs(again.astype(int) - shades).max() <= 16
+
+
+def test_few_colours_are_kept_exactly():
+    pixels = np.random.default_rng(0).integers(0, 2, (30, 30, 4)).astype(np.uint8) * 255
+    again = Image.open(io.BytesIO(encode_png(Image.fromarray(pixels), 16))).convert("RGBA")
+    assert np.array_equal(np.asarray(again), pixels)
+
+
+@pytest.mark.parametrize("name", list(ROLES))
+def test_every_role_keeps_its_colour_in_both_sizes(db_frame, name):
+    picture = db_over_steps(db_frame[db_frame.series == "rtn"], roles={"rtn": name})
+    look = np.array([int(ROLES[name].colour[i : i + 2], 16) for i in (1, 3, 5)])
+    stand_in = base64.b64decode(bundle(picture)[0]["image/png"])
+    for png in (picture.png, stand_in):
+        pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA")).astype(int)
+        solid = pixels[pixels[..., 3] == 255][:, :3]
+        assert abs(solid - look).max(axis=1).min() <= 6
 
 
 def test_fewer_colours_keeps_few_colours_exactly():

@@ -22,7 +22,7 @@ from dqlab.show import (
     range_ribbon,
 )
 from dqlab.show.combs import comb_facts
-from dqlab.show.panel import spread
+from dqlab.show.panel import spread, tick_picks
 from dqlab.show.strips import even_picks, paired_rms, signed_difference
 
 STEPS = list(range(1, 11))
@@ -207,6 +207,14 @@ def test_even_picks_keep_both_ends():
     assert even_picks(20, 7)[0] == 0
     assert even_picks(20, 7)[-1] == 19
     assert even_picks(3, 7) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("total", "picks"),
+    [(1, [0]), (2, [0, 1]), (10, [0, 2, 4, 6, 9]), (20, [0, 4, 8, 12, 16, 19])],
+)
+def test_ticks_keep_one_stride_and_both_ends(total, picks):
+    assert tick_picks(total, 7) == picks
 
 
 def test_labels_are_moved_apart_and_stay_inside():
