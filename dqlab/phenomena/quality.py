@@ -3,6 +3,7 @@
 import itertools
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from dqlab.metrics import frechet_distance, paired_error
@@ -10,7 +11,7 @@ from dqlab.metrics import frechet_distance, paired_error
 
 def quality(
     reference: Tensor, images: dict[tuple[int, int], Tensor], real: Tensor,
-    features: dict[tuple[int, int], Tensor],
+    features: dict[tuple[int, int], Tensor], draws: int = 40,
 ) -> pd.DataFrame:  # fmt: skip
     """How far each pair of bit-widths is from the same seeds at full precision, and from data.
 
@@ -19,26 +20,46 @@ def quality(
         images: pictures of the same seeds by (weights, activations).
         real: features of real pictures `[M, 64]`.
         features: features of `images` `[N, 64]`, by the same keys.
+        draws: bootstrap resamples behind the interval of the Frechet distance.
 
     Returns:
-        Columns weights, activations, mse (median of pairs), frechet, garment, colour (share of
-        pairs that read the same).
+        Columns weights, activations, mse (median of pairs), mse_low, mse_high (95 % bootstrap),
+        frechet, frechet_low, frechet_high (plus and minus two bootstrap deviations), garment,
+        colour (share of pairs that read the same).
 
     """
     rows = []
     for (weights, activations), made in images.items():
         paired = paired_error(reference, made)
-        same = [1 - paired.flips[name] for name in ("garment", "colour")]
-        distance = frechet_distance(real, features[weights, activations])
-        rows.append((weights, activations, paired.median, distance, *same))
-    names = ["weights", "activations", "mse", "frechet", "garment", "colour"]
-    return pd.DataFrame(rows, columns=names)
+        low, high = paired.interval()
+        mine = features[weights, activations]
+        distance, spread = frechet_distance(real, mine), 2 * frechet_deviation(real, mine, draws)
+        rows.append(
+            {
+                "weights": weights, "activations": activations,
+                "mse": paired.median, "mse_low": low, "mse_high": high, "frechet": distance,
+                "frechet_low": distance - spread, "frechet_high": distance + spread,
+                "garment": 1 - paired.flips["garment"], "colour": 1 - paired.flips["colour"],
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
 
 
-def opposite_pairs(table: pd.DataFrame, margin: float = 0.05) -> pd.DataFrame:
+def frechet_deviation(real: Tensor, features: Tensor, draws: int, seed: int = 0) -> float:
+    """Standard deviation of the Frechet distance over bootstrap resamples of `features`.
+
+    Resamples repeat pictures, which biases every distance upwards by about the same amount; the
+    deviation does not see that.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    picks = torch.randint(len(features), (draws, len(features)), generator=generator)
+    return float(torch.tensor([frechet_distance(real, features[p]) for p in picks]).std())
+
+
+def opposite_pairs(table: pd.DataFrame) -> pd.DataFrame:
     """Settings whose paired error and Frechet distance disagree about which is better.
 
-    A pair counts only if both measures differ by more than `margin`, relative to the smaller.
+    A pair counts only if its intervals overlap in neither measure.
 
     Returns:
         Columns closer (smaller paired error), lower (smaller Frechet distance), mse_ratio,
@@ -48,8 +69,9 @@ def opposite_pairs(table: pd.DataFrame, margin: float = 0.05) -> pd.DataFrame:
     rows = []
     for a, b in itertools.combinations(table.itertuples(index=False), 2):
         closer, other = (a, b) if a.mse < b.mse else (b, a)
-        ratios = other.mse / closer.mse, closer.frechet / other.frechet
-        if min(ratios) > 1 + margin:
+        apart = closer.mse_high < other.mse_low and other.frechet_high < closer.frechet_low
+        if apart:
+            ratios = other.mse / closer.mse, closer.frechet / other.frechet
             rows.append((_name(closer), _name(other), *ratios))
     found = pd.DataFrame(rows, columns=["closer", "lower", "mse_ratio", "frechet_ratio"])
     order = (found["mse_ratio"] * found["frechet_ratio"]).sort_values(ascending=False).index

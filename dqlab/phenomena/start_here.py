@@ -59,7 +59,7 @@ class Plan:
     shown: int = 8
     many: int = 128
     sensitive: int = 2
-    kept: int = 4
+    kept: int = 3
     compared: tuple[tuple[int, ...], tuple[int, ...]] = ((8, 4, 3), (8, 6, 4))
     sampler: Sampler = field(default_factory=Sampler)
 

@@ -163,7 +163,7 @@ def single_steps(single: pd.DataFrame, curve: pd.DataFrame, together: float) -> 
     told = f"Quantizing step {worst} alone does the most damage; SQNR is lowest at step {lowest}"
     sums = f"All {total} single errors add up to {share:.2f} times the error of all steps together"
     if share > 1.25:
-        sums += ": a picture that is already another one can hardly get further away."
+        sums += ": together, steps do less harm than their sum."
     elif share < 0.8:
         sums += ": together, steps do more harm than one by one."
     else:
@@ -226,12 +226,13 @@ def opposite_ranks(pairs: pd.DataFrame, settings: int) -> Verdict:
     total = settings * (settings - 1) // 2
     if pairs.empty:
         return Verdict(
-            "agree", f"In none of {total} pairs of settings do the two measures disagree clearly."
+            "agree",
+            f"In none of {total} pairs of settings do the two measures disagree beyond doubt.",
         )
     top = pairs.iloc[0]
     return Verdict(
         "disagree",
-        f"In {len(pairs)} of {total} pairs of settings the two measures disagree. {top.closer} "
-        f"is {top.mse_ratio:.1f} times closer to full precision than {top.lower}, yet "
+        f"In {len(pairs)} of {total} pairs of settings the two disagree beyond doubt. "
+        f"{top.closer} is {top.mse_ratio:.1f} times closer to full precision than {top.lower}, yet "
         f"{top.lower} has the lower Fréchet distance, by a factor {top.frechet_ratio:.1f}.",
     )

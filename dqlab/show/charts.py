@@ -27,7 +27,10 @@ PLACES = ((0, 11), (0, -15), (26, -2), (-26, -2), (30, 11), (-30, -15), (0, 24),
 
 
 def light(picture: Picture) -> Picture:
-    """The same chart with few colours: a third smaller. Not for pictures of pictures."""
+    """The same chart with few colours: a third smaller. One with a colour scale keeps them all."""
+    traces = (picture.plotly or {"data": [{"type": "heatmap"}]})["data"]
+    if any(trace["type"] == "heatmap" for trace in traces):
+        return picture
     image = Image.open(io.BytesIO(picture.png)).convert("RGBA")
     return replace(picture, png=encode_png(image, COLOURS))
 
@@ -36,7 +39,7 @@ def light(picture: Picture) -> Picture:
 def lines(frame: pd.DataFrame, sentence: str, *, x: str, y: str, axes: tuple[str, str],
           roles: Mapping[str, str] | None = None, log: bool = False, falling: bool = False,
           marks: bool = False, at: tuple[float, str] | None = None, steps: bool = False,
-          width: int = 760, height: int = 360) -> Picture:  # fmt: skip
+          width: int = 720, height: int = 330) -> Picture:  # fmt: skip
     """One line per `series` of a tidy frame.
 
     `axes`: the names of both axes. `steps`: x is the sampler step, and a column timestep names
@@ -80,8 +83,11 @@ def _upright(panel: Panel, x: float, words: str) -> None:
 @style()
 def points(frame: pd.DataFrame, sentence: str, *, x: str, y: str, label: str,
            axes: tuple[str, str], highlight: Sequence[str] = (), log: bool = False,
-           width: int = 760, height: int = 420) -> Picture:  # fmt: skip
-    """Labelled points; those in `highlight` stand out in the colour of the method."""
+           width: int = 720, height: int = 380) -> Picture:  # fmt: skip
+    """Labelled points with intervals; those in `highlight` stand out in the method's colour.
+
+    Intervals come from columns `x`_low, `x`_high, `y`_low and `y`_high where there are such.
+    """
     require(frame, (x, y, label), "points")
     canvas = Canvas(width, height)
     panel = canvas.panels[0]
@@ -90,9 +96,12 @@ def points(frame: pd.DataFrame, sentence: str, *, x: str, y: str, label: str,
         panel.axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: number(v)))
         panel.axes.xaxis.set_minor_locator(NullLocator())
-    for row in frame[[x, y, label]].itertuples(index=False):
-        look = role("method" if row[2] in highlight else "rtn")
-        panel.line([row[0]], [row[1]], look, "")
+    for row in frame.to_dict("records"):
+        look = role("method" if row[label] in highlight else "rtn")
+        across, up = ([row.get(f"{c}_low", row[c]), row.get(f"{c}_high", row[c])] for c in (x, y))
+        panel.line(across, [row[y]] * 2, look, "", marks=False)
+        panel.line([row[x]] * 2, up, look, "", marks=False)
+        panel.line([row[x]], [row[y]], look, "")
     panel.axes.margins(0.08, 0.14)
     panel.axes.set_xlabel(axes[0])
     panel.axes.set_ylabel(axes[1])
@@ -142,7 +151,7 @@ def weight_error(error: Any, scales: Any, sentence: str, *, limit: float, top: f
     image = main.heat(cells, MAGNITUDE_MAP, (0.0, limit), "", names)
     main.axes.set(xlabel="weights of the channel", yticks=[])
     canvas.colour_bar(image, "rounding error (absolute)")
-    return light(canvas.picture(sentence))
+    return canvas.picture(sentence)
 
 
 @style()

@@ -23,7 +23,7 @@ from dqlab.show.curves import range_ribbon
 from dqlab.show.explorer import Control, Explorer
 from dqlab.trajectory import States
 
-SHOWN, STRIP = 4, 6
+SHOWN, STRIP = 3, 6
 ROWS, COLUMNS = 32, 64  # of a weight matrix that are drawn
 CLIPS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 4.5)
 
@@ -82,7 +82,7 @@ def seed_explorer(states: States, scheduler, settled: pd.DataFrame) -> Explorer:
         [Control("seed", "seed", seeds)],
         compute,
         draw,
-        presets={f"seed {seed}": {"seed": seed} for seed in seeds[:3]},
+        presets={f"seed {seed}": {"seed": seed} for seed in seeds[:2]},
     )
 
 
@@ -97,7 +97,7 @@ def levels_explorer(values: Tensor) -> Explorer:
         return {"name": f"{bits}-bit", "levels": fmt.levels(r), "facts": facts}
 
     def draw(data: dict) -> Picture:
-        picture = comb(values, data["levels"], name=data["name"], width=640, height=300)
+        picture = comb(values, data["levels"], name=data["name"], width=600, height=280)
         return charts.light(picture)
 
     return Explorer(
@@ -140,7 +140,7 @@ def clip_explorer(values: Tensor) -> Explorer:
             long[long["power"] > 1e-5], data["title"], x="clip", y="power", log=True,
             axes=("clip point [standard deviations]", "error power"),
             roles={"rounding": "ablation_1", "clipping": "ablation_2", "total": "rtn"},
-            at=(data["clip"], f"clip at {data['clip']:g}"), width=640, height=320,
+            at=(data["clip"], f"clip at {data['clip']:g}"), width=600, height=290,
         )  # fmt: skip
 
     return Explorer(
@@ -154,7 +154,7 @@ def clip_explorer(values: Tensor) -> Explorer:
             "4 bits, cut hard": {"clip": 1.0},
             "8 bits, best": {"bits": 8, "clip": 4.0},
         },
-        stops=("4 bits, best", "8 bits, best"),
+        stops=("4 bits, cut hard", "8 bits, best"),
     )
 
 
@@ -171,8 +171,8 @@ def step_explorer(exact: Tensor, single: Tensor, errors: pd.DataFrame) -> Explor
         return {"made": single[step], "words": words}
 
     def draw(data: dict) -> Picture:
-        count = len(data["made"])
-        rows = {"full_precision": exact[:count], "rtn": data["made"]}
+        count = min(SHOWN, len(data["made"]))
+        rows = {"full_precision": exact[:count], "rtn": data["made"][:count]}
         heads = [f"seed {i}" for i in range(count)]
         return charts.picture_rows(rows, heads, data["words"], value_range=(0, 1))
 
@@ -198,7 +198,7 @@ def range_explorer(ranges: pd.DataFrame, sites: Sequence[str]) -> Explorer:
         return {"frame": mine, "static": (float(read["low"].min()), float(read["high"].max()))}
 
     def draw(data: dict) -> Picture:
-        return charts.light(range_ribbon(data["frame"], data["static"], width=640, height=300))
+        return charts.light(range_ribbon(data["frame"], data["static"], width=600, height=280))
 
     return Explorer(
         "One range for all steps",
@@ -230,7 +230,7 @@ def granularity_explorer(weight: Tensor, bits: int) -> Explorer:
         power = errors[axis].square().mean()
         sqnr = float(10 * (flat.square().mean() / power).log10())
         name = "One scale per output channel" if per_channel else "One scale for the whole tensor"
-        words = f"{name}: SQNR {sqnr:.1f} dB at {bits} bits. The first {ROWS} channels:"
+        words = f"{name}: SQNR {sqnr:.1f} dB at {bits} bits. First {ROWS} rows:"
         scales = r.scale.expand(len(flat), 1).flatten()[:ROWS]
         return {"error": errors[axis][:ROWS, :COLUMNS], "scales": scales, "words": words}
 

@@ -275,8 +275,13 @@ asked = question(9, worst.key)
 asked
 
 # %%
-looks = {"W8A8": "ablation_1", "W4A8": "ablation_2", "W4A4": "rtn"}
-asked.reveal(show.db_over_steps(curves, roles=looks, condition="8 seeds, median and quartiles"))
+medians = curves.groupby(["series", "step", "timestep"], as_index=False)["db"].median()
+chart = charts.lines(
+    medians, worst.words, x="step", y="db", steps=True, marks=True,
+    axes=("", "SQNR of the answer [dB], up is better\nmedian of 8 seeds"),
+    roles={"W8A8": "ablation_1", "W4A8": "ablation_2", "W4A4": "rtn"},
+)
+asked.reveal(chart)
 
 # %%
 belief("Pure noise is hardest.", worst, refuted_by=["last", "middle"])
@@ -352,7 +357,7 @@ asked
 # %%
 layers = ph.drift.layer_table(watched)
 reach = ph.drift.reach(ranges, layers)
-size = {"width": 820, "height": 460}
+size = {"width": 760, "height": 420}
 asked.reveal(show.layer_step_map(reach, value="percent", unit="range, of its maximum [%]", **size))
 
 # %% tags=["explorer"]
@@ -363,7 +368,7 @@ start_here.range_explorer(ranges, [*inputs[:6], *inputs[-3:]])
 now = ph.drift.range_table(watched, calibration[calibration.step == 19], [site])["high"].iloc[0]
 was = ranges.query("site == @site and step == 19")["high"].iloc[0]
 print(redo("Highest value of scene 5's tensor at step 19", was, now, tolerance=0.01))
-belief("One calibration picture is like any other.", moving, refuted_by=["many", "some"])
+belief("One calibration state is like any other.", moving, refuted_by=["many", "some"])
 
 # %% [markdown]
 # ## Scene 13. Which layers hurt?
@@ -396,7 +401,9 @@ belief("Most parameters, most damage.", few, refuted_by=["holds", "weaker"])
 #
 # Two ways to judge. *Paired error*: same seed, is it the same picture? *Fréchet distance*: are the
 # pictures, as a set, like real ones? It compares mean and covariance of a classifier's features.
-# Down is better in both.
+# Down is better in both. Bars are 95 % intervals; two settings count as swapped only if their bars
+# overlap in neither direction.
+# <!-- numbers: 95 -->
 
 # %%
 judged = results.frames["quality"]
@@ -414,9 +421,10 @@ chart = charts.points(
 asked.reveal(chart)
 
 # %%
-columns = {"mse": "{:.4f}".format, "frechet": "{:.1f}".format}
+columns = {"mse": "{:.2e}".format, "frechet": "{:.1f}".format}
 columns |= {"garment": "{:.0%}".format, "colour": "{:.0%}".format}
-print(judged.to_string(index=False, formatters=columns))
+names = ["weights", "activations", *columns]
+print(judged[names].to_string(index=False, formatters=columns))
 
 # %% [markdown]
 # The last two columns: share of pictures whose garment and colour read as at full precision.

@@ -2,9 +2,10 @@
 
 import pandas as pd
 import pytest
+import torch
 
 from dqlab.phenomena import verdicts
-from dqlab.phenomena.quality import names, opposite_pairs
+from dqlab.phenomena.quality import frechet_deviation, names, opposite_pairs
 from dqlab.phenomena.verdicts import Verdict
 
 
@@ -72,7 +73,7 @@ CASES = [
     (worst([20, 5.0, 16, 20]), "middle", "at step 1"),
     (single(0, 2.0), "elsewhere", "step 0 alone"),
     (single(9, 2.0), "same", "close by"),
-    (single(0, 1.0), "elsewhere", "2.00 times the error of all steps together: a picture"),
+    (single(0, 1.0), "elsewhere", "2.00 times the error of all steps together: together,"),
     (single(0, 2.0), "elsewhere", "nearly add up"),
     (single(0, 20.0), "elsewhere", "more harm"),
     (verdicts.inheritance(None, 19), "never", "not overtaken"),
@@ -107,16 +108,24 @@ def test_a_belief_is_refuted_or_not() -> None:
     assert "does not refute" in str(spared)
 
 
+def judged(mse: list[float], frechet: list[float], half: float) -> pd.DataFrame:
+    frame = pd.DataFrame({"weights": [8, 4, 3], "activations": [8, 4, 3]})
+    for name, values in (("mse", mse), ("frechet", frechet)):
+        frame[name] = values
+        frame[f"{name}_low"], frame[f"{name}_high"] = frame[name] - half, frame[name] + half
+    return frame
+
+
 def test_only_clear_and_contrary_ranks_count() -> None:
-    table = pd.DataFrame(
-        {
-            "weights": [8, 4, 4, 3], "activations": [8, 8, 4, 3],
-            "mse": [1.0, 2.0, 2.02, 4.0], "frechet": [10.0, 30.0, 20.0, 40.0],
-        }
-    )  # fmt: skip
-    assert opposite_pairs(table).empty
-    swapped = opposite_pairs(table.assign(frechet=[10.0, 50.0, 49.0, 25.0]))
-    assert swapped["closer"].tolist() == ["W4A8", "W4A4"]
-    assert swapped["lower"].tolist() == ["W3A3", "W3A3"]
-    assert swapped["frechet_ratio"].tolist() == pytest.approx([2.0, 1.96])
-    assert names(table) == ["W8A8", "W4A8", "W4A4", "W3A3"]
+    assert opposite_pairs(judged([1, 2, 3], [10, 20, 30], half=0.1)).empty
+    assert opposite_pairs(judged([1, 2, 3], [10, 30, 20], half=0.6)).empty
+    swapped = opposite_pairs(judged([1, 2, 4], [10, 50, 25], half=0.1))
+    assert swapped[["closer", "lower"]].to_numpy().tolist() == [["W4A4", "W3A3"]]
+    assert swapped[["mse_ratio", "frechet_ratio"]].to_numpy().tolist() == [[2.0, 2.0]]
+    assert names(judged([1, 2, 3], [1, 2, 3], 0)) == ["W8A8", "W4A4", "W3A3"]
+
+
+def test_more_pictures_make_the_distance_surer() -> None:
+    generator = torch.Generator().manual_seed(0)
+    real, few, many = (torch.randn(n, 64, generator=generator) for n in (300, 80, 640))
+    assert frechet_deviation(real, many, 8) < frechet_deviation(real, few, 8)
