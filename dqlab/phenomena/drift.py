@@ -46,6 +46,25 @@ def branch_of(layer: str) -> str:
     )
 
 
+_SHORT = {
+    "down_blocks.": "down ", "up_blocks.": "up ", "mid_block": "middle", ".resnets.": " res ",
+    ".attentions.": " attention ", "downsamplers.0.": "down ", "upsamplers.0.": "up ",
+    ".to_out.0": " out", ".to_": " ", "time_embedding.linear_": "time ", "time_emb_proj": "time",
+    "conv_shortcut": "shortcut", "conv_in": "conv in", "conv_out": "conv out", ".": " ",
+}  # fmt: skip
+
+
+def shorten(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same frame with layers named for people, such as "up 0 res 1 conv1"."""
+
+    def short(layer: str) -> str:
+        for long, less in _SHORT.items():
+            layer = layer.replace(long, less)
+        return layer
+
+    return frame.assign(layer=frame["layer"].map(short))
+
+
 def range_table(pipe, states: States, sites: Iterable[str]) -> pd.DataFrame:
     """Lowest and highest value at each site and step, with activations left unquantized.
 

@@ -60,19 +60,19 @@ def picture_or_net(net_mse: float, picture_mse: float) -> Verdict:
     if ratio > 2:
         return Verdict(
             "holds",
-            f"The quantized net is {ratio:.0f} times further from full precision than a picture "
-            "with the same bits: few bits in a net are not few colours in a picture.",
+            f"The quantized net's squared error is {ratio:.3g}× that of a picture with the same "
+            "bits: few bits in a net are not few colours in a picture.",
         )
     if ratio > 0.5:
         return Verdict(
             "weaker",
-            "Here the quantized net is about as far from full precision as a picture with the "
-            "same bits; how it differs, not how far, is what to look at.",
+            f"The quantized net's squared error is {ratio:.3g}× that of a picture with the same "
+            "bits, so look at how it differs, not at how far.",
         )
     return Verdict(
         "opposite",
-        f"Here the quantized net is {1 / ratio:.1f} times closer to full precision than a "
-        "picture with the same bits.",
+        f"The quantized net's squared error is only {ratio:.3g}× that of a picture with the same "
+        "bits.",
     )
 
 
@@ -233,6 +233,6 @@ def opposite_ranks(pairs: pd.DataFrame, settings: int) -> Verdict:
     return Verdict(
         "disagree",
         f"In {len(pairs)} of {total} pairs of settings the two disagree beyond doubt. "
-        f"{top.closer} is {top.mse_ratio:.1f} times closer to full precision than {top.lower}, yet "
-        f"{top.lower} has the lower Fréchet distance, by a factor {top.frechet_ratio:.1f}.",
+        f"{top.closer} is {top.mse_ratio:.1f} times closer to full precision than {top.lower}, "
+        f"yet {top.lower} has the lower Fréchet distance, by a factor {top.frechet_ratio:.1f}.",
     )

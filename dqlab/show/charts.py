@@ -22,7 +22,7 @@ from dqlab.show.panel import Canvas, Panel
 from dqlab.show.roles import MAGNITUDE_MAP, RULE, assign_roles, label_of, role, style
 from dqlab.show.strips import _checked, _sheet
 
-COLOURS = 40  # enough for a chart's few looks and their smoothed edges
+COLOURS = 24  # enough for a chart's few looks and their smoothed edges
 PLACES = ((0, 11), (0, -15), (26, -2), (-26, -2), (30, 11), (-30, -15), (0, 24), (0, -28))
 
 

@@ -23,8 +23,8 @@ from dqlab.show.curves import range_ribbon
 from dqlab.show.explorer import Control, Explorer
 from dqlab.trajectory import States
 
-SHOWN, STRIP = 3, 6
-ROWS, COLUMNS = 32, 64  # of a weight matrix that are drawn
+SHOWN, STRIP = 3, 5
+ROWS, COLUMNS = 24, 48  # of a weight matrix that are drawn
 CLIPS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 4.5)
 
 

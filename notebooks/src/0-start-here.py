@@ -44,8 +44,9 @@ states, images = record(pipe, seeds.GALLERY[:8])
 print(f"{len(images)} pictures; the network answered {len(states)} questions.")
 
 # %% [markdown]
-# What takes longer than a minute was measured beforehand and ships with its origin. In every
-# scene one stored number is computed again; if it has moved, the cell stops with an error.
+# Some measurements take minutes. They were made beforehand and are stored with their origin.
+# Where a scene uses them, it computes one of the numbers again, and stops with an error if the two
+# differ.
 
 # %%
 results = ph.stored.load("start-here")
@@ -69,7 +70,8 @@ w4a4 = dqlab.quantize(pipe, "rtn", weights=4, activations=4, calibration=calibra
 pictures = shipped.pictures(results)
 rounded = (images * 15).round() / 15
 rows = {"full_precision": images, "picture in 4 bits": rounded, "rtn": pictures[4, 4]}
-show.image_grid(rows, roles={"picture in 4 bits": "ablation_1"}, value_range=(0, 1))
+looks = {"picture in 4 bits": "ablation_1"}
+show.image_grid(rows, roles=looks, count=6, value_range=(0, 1))
 
 # %% [markdown]
 # Row 2 stores the *finished picture* with 16 values per colour. Row 3 lets the *network* compute
@@ -143,7 +145,7 @@ error = ph.chain.mean_error(ph.chain.implied_error(states, images, pipe.schedule
 for step in (0, 5, 10, 15):
     row = error.set_index("step").loc[step]
     times = ph.schedule.magnification(pipe.scheduler, int(row["timestep"]))
-    print(f"step {step:2}: flaws × {times:.3g}; the guess misses by {row['error']:.2g} (MSE)")
+    print(f"step {step:2}: flaws × {times:.3g}; the guess misses by {row['error']:.3g} (MSE)")
 
 # %% [markdown]
 # MSE is the mean squared error to the picture that the run ends with, colours between 0 and 1.
@@ -186,7 +188,7 @@ start_here.levels_explorer(values)
 # %%
 for b in (2, 3, 4, 6, 8):
     fact = ph.levels.rounding_error(values, *ph.levels.fitted(values, b))
-    print(f"{b} bits: s = {fact['scale']:.3g}, error variance {fact['ratio']:.2f} × s²/12,",
+    print(f"{b} bits: s = {fact['scale']:.3g}, error variance {fact['ratio']:.3f} × s²/12,",
           f"SQNR {fact['sqnr_db']:.1f} dB")
 
 # %% [markdown]
@@ -356,9 +358,10 @@ asked
 
 # %%
 layers = ph.drift.layer_table(watched)
-reach = ph.drift.reach(ranges, layers)
+reach = ph.drift.shorten(ph.drift.reach(ranges, layers))
 size = {"width": 760, "height": 420}
-asked.reveal(show.layer_step_map(reach, value="percent", unit="range, of its maximum [%]", **size))
+unit = "largest value, of the layer's own maximum [%]"
+asked.reveal(show.layer_step_map(reach, value="percent", unit=unit, **size))
 
 # %% tags=["explorer"]
 inputs = [name for name in ratios.index if name.endswith(".input")]
@@ -384,7 +387,8 @@ asked
 
 # %%
 one_by_one = results.frames["layers"]
-asked.reveal(show.layer_step_map(one_by_one, value="db", **size))
+shown = ph.drift.shorten(one_by_one)
+asked.reveal(show.layer_step_map(shown, value="db", unit="SQNR of the answer [dB]", **size))
 
 # %%
 layer = "mid_block.resnets.0.conv1"

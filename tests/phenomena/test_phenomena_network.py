@@ -112,6 +112,13 @@ def test_each_layer_has_its_place_in_the_valley(pipe, run) -> None:
     assert places["conv_out"] == places["up_blocks.0.resnets.0.conv1"] == "up"
 
 
+def test_short_names_stay_different(pipe, run) -> None:
+    table = drift.layer_table(drift.watchable(pipe, run[0]))
+    short = drift.shorten(table)["layer"]
+    assert short.is_unique
+    assert {"conv in", "middle res 0 conv1", "up 0 attention 0 q", "time 1"} <= set(short)
+
+
 def test_reach_is_relative_to_each_layers_own_maximum(pipe, run) -> None:
     watched = drift.watchable(pipe, run[0])
     table = drift.range_table(watched, run[0], ["conv_in.input", "conv_out.input"])

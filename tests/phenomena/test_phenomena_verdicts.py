@@ -52,9 +52,9 @@ def ranks(count: int) -> Verdict:
 
 
 CASES = [
-    (verdicts.picture_or_net(0.1, 0.001), "holds", "100 times further"),
-    (verdicts.picture_or_net(0.001, 0.001), "weaker", "about as far"),
-    (verdicts.picture_or_net(0.001, 0.004), "opposite", "4.0 times closer"),
+    (verdicts.picture_or_net(0.1, 0.001), "holds", "error is 100×"),
+    (verdicts.picture_or_net(0.001, 0.001), "weaker", "1×"),
+    (verdicts.picture_or_net(0.001, 0.004), "opposite", "only 0.25×"),
     (settled(3), "early", "from step 3"),
     (settled(15), "late", "second half"),
     (rounding(1.02, 0), "holds", "1.02 times"),
