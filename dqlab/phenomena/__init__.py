@@ -1,1 +1,27 @@
-"""phenomena."""
+"""Measurements behind the notebooks' figures: tidy frames and tensors out, no plotting inside."""
+
+from dqlab.phenomena import (
+    bits,
+    chain,
+    drift,
+    layers,
+    levels,
+    quality,
+    schedule,
+    steps,
+    stored,
+    verdicts,
+)
+
+__all__ = [
+    "bits",
+    "chain",
+    "drift",
+    "layers",
+    "levels",
+    "quality",
+    "schedule",
+    "steps",
+    "stored",
+    "verdicts",
+]
