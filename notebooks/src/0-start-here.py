@@ -105,7 +105,10 @@ left = 100 * share["signal"][500]
 chart = charts.lines(
     share.melt("t", var_name="series", value_name="share").iloc[::10],
     f"Equal shares at t = {crossing}; at t = 500 only {left:.1f} % of the power is picture.",
-    x="t", y="share", falling=True, at=(crossing, "equal shares"),
+    x="t",
+    y="share",
+    falling=True,
+    at=(crossing, "equal shares"),
     axes=("t (noise → picture)", "share of power"),
     roles={"signal": "full_precision", "noise": "ablation_2"},
 )
@@ -188,8 +191,10 @@ start_here.levels_explorer(values)
 # %%
 for b in (2, 3, 4, 6, 8):
     fact = ph.levels.rounding_error(values, *ph.levels.fitted(values, b))
-    print(f"{b} bits: s = {fact['scale']:.3g}, error variance {fact['ratio']:.3f} × s²/12,",
-          f"SQNR {fact['sqnr_db']:.1f} dB")
+    print(
+        f"{b} bits: s = {fact['scale']:.3g}, error variance {fact['ratio']:.3f} × s²/12,",
+        f"SQNR {fact['sqnr_db']:.1f} dB",
+    )
 
 # %% [markdown]
 # SQNR, the *signal-to-quantization-noise ratio*, is $10\log_{10}$ of signal power over error
@@ -279,7 +284,12 @@ asked
 # %%
 medians = curves.groupby(["series", "step", "timestep"], as_index=False)["db"].median()
 chart = charts.lines(
-    medians, worst.words, x="step", y="db", steps=True, marks=True,
+    medians,
+    worst.words,
+    x="step",
+    y="db",
+    steps=True,
+    marks=True,
     axes=("", "SQNR of the answer [dB], up is better\nmedian of 8 seeds"),
     roles={"W8A8": "ablation_1", "W4A8": "ablation_2", "W4A4": "rtn"},
 )
@@ -302,7 +312,12 @@ asked
 # %%
 chart = charts.lines(
     single.groupby(["step", "timestep"], as_index=False)["error"].mean().assign(series="rtn"),
-    alone.words.split(". ")[0] + ".", x="step", y="error", steps=True, log=True, marks=True,
+    alone.words.split(". ")[0] + ".",
+    x="step",
+    y="error",
+    steps=True,
+    log=True,
+    marks=True,
     axes=("", "error of the final picture (MSE)\nonly this step at W4A4, mean of 8 seeds"),
 )
 asked.reveal(chart)
@@ -331,8 +346,14 @@ belief("Where SQNR is low, the damage is done.", alone, refuted_by=["elsewhere"]
 parts = results.frames["inheritance"]
 origin = ph.verdicts.inheritance(ph.steps.overtaking_step(parts), last=19)
 charts.lines(
-    ph.steps.median_error(parts), origin.words, x="step", y="error", steps=True, log=True,
-    axes=("", "error power over answer power\nW4A4, median of 8 seeds"), marks=True,
+    ph.steps.median_error(parts),
+    origin.words,
+    x="step",
+    y="error",
+    steps=True,
+    log=True,
+    axes=("", "error power over answer power\nW4A4, median of 8 seeds"),
+    marks=True,
     roles={"fresh": "method", "inherited": "ablation_2", "both": "rtn"},
 )
 
@@ -418,9 +439,14 @@ asked
 
 # %%
 chart = charts.points(
-    judged.assign(setting=ph.quality.names(judged)), disagree.words, x="mse", y="frechet",
+    judged.assign(setting=ph.quality.names(judged)),
+    disagree.words,
+    x="mse",
+    y="frechet",
     axes=("paired squared error, median of 128 (log)", "Fréchet distance to 1,000 real pictures"),
-    label="setting", highlight=contrary.iloc[:1, :2].to_numpy().ravel().tolist(), log=True,
+    label="setting",
+    highlight=contrary.iloc[:1, :2].to_numpy().ravel().tolist(),
+    log=True,
 )
 asked.reveal(chart)
 
@@ -466,12 +492,17 @@ start_here.papers_table()
 
 # %%
 show.exercise(
-    "Equal shares", "Write equal_shares(abar): the first t at which at most half of the power of "
+    "Equal shares",
+    "Write equal_shares(abar): the first t at which at most half of the power of "
     "x_t is picture. abar is a falling tensor, one value for each t.",
-    minutes=5, difficulty=1,
-    hints=["abar itself is a share of power; its square root is an amplitude.",
-           "(abar <= 0.5) gives True and False; which True comes first?"],
+    minutes=5,
+    difficulty=1,
+    hints=[
+        "abar itself is a share of power; its square root is an amplitude.",
+        "(abar <= 0.5) gives True and False; which True comes first?",
+    ],
 )
+
 
 # %% tags=["exercise"] exercise="equal-shares"
 def equal_shares(abar):
@@ -480,26 +511,33 @@ def equal_shares(abar):
     return int((abar <= 0.5).nonzero()[0])
     ### END SOLUTION
 
+
 # %% tags=["check"] exercise="equal-shares"
 check = show.Check("equal shares")
+
 
 @check.case("a straight line from 1 to 0 in 101 values crosses at 50", "Half of the power.")
 def _(answer):
     return answer(torch.linspace(1, 0, 101)) == 50
 
+
 @check.case("the answer moves with the schedule", "Powers, not amplitudes; and not half of T.")
 def _(answer):
     return answer(torch.tensor([0.9, 0.7, 0.51, 0.5, 0.3, 0.2, 0.1, 0.0])) == 3
 
+
 check(equal_shares)
+
 
 # %% tags=["mistake"] exercise="equal-shares" why="takes half of the time for half of the power"
 def equal_shares(abar):
     return len(abar) // 2
 
+
 # %% tags=["mistake"] exercise="equal-shares" why="takes the amplitude sqrt(abar) for the share"
 def equal_shares(abar):
     return int((abar.sqrt() <= 0.5).nonzero()[0])
+
 
 # %% [markdown] tags=["solution"]
 # $\bar\alpha_t$ is a share of power because $x_t$ holds $\sqrt{\bar\alpha_t}\,x_0$ and power is
@@ -507,12 +545,17 @@ def equal_shares(abar):
 
 # %%
 show.exercise(
-    "Fake quantization", "Write fake_quant(x, scale, zero_point, bits): round x to the nearest of "
+    "Fake quantization",
+    "Write fake_quant(x, scale, zero_point, bits): round x to the nearest of "
     "the 2**bits levels and return values, not codes.",
-    minutes=10, difficulty=2,
-    hints=["Codes first: round(x / scale) + zero_point, then clamp.",
-           "The codes run from 0 to 2**bits - 1. Then go back: scale * (code - zero_point)."],
+    minutes=10,
+    difficulty=2,
+    hints=[
+        "Codes first: round(x / scale) + zero_point, then clamp.",
+        "The codes run from 0 to 2**bits - 1. Then go back: scale * (code - zero_point).",
+    ],
 )
+
 
 # %% tags=["exercise"] exercise="fake-quant"
 def fake_quant(x, scale, zero_point, bits):
@@ -522,48 +565,62 @@ def fake_quant(x, scale, zero_point, bits):
     return scale * (codes.clamp(0, 2**bits - 1) - zero_point)
     ### END SOLUTION
 
+
 # %% tags=["check"] exercise="fake-quant"
 check = show.Check("fake quantization")
 line = torch.linspace(-3, 3, 601)
+
 
 def ours(scale, zero_point, bits):
     r = Range(torch.tensor(scale), torch.tensor(float(zero_point)))
     return Affine(bits).fake_quant(line, r)
 
+
 @check.case("2 bits have at most 4 different values", "What is the highest code?")
 def _(answer):
     return len(answer(line, 0.5, 1, 2).unique()) <= 4
+
 
 @check.case("it agrees with dqlab for 3 and 4 bits", "Values beyond the last level move onto it.")
 def _(answer):
     return all(torch.allclose(answer(line, *r), ours(*r)) for r in [(0.25, 3, 3), (0.25, 8, 4)])
 
+
 check(fake_quant)
+
 
 # %% tags=["mistake"] exercise="fake-quant" why="the top code is 2^b: one level too many"
 def fake_quant(x, scale, zero_point, bits):
     codes = (x / scale).round() + zero_point
     return scale * (codes.clamp(0, 2**bits) - zero_point)
 
+
 # %% tags=["mistake"] exercise="fake-quant" why="does not clamp"
 def fake_quant(x, scale, zero_point, bits):
     return scale * (x / scale).round()
+
 
 # %% [markdown] tags=["solution"]
 # The clamp is the whole price of few bits at the edges, the rounding the whole price inside.
 
 # %%
 show.exercise(
-    "The best clip point", "Write best_clip(x, bits): the c among 60 points from max|x|/60 to "
+    "The best clip point",
+    "Write best_clip(x, bits): the c among 60 points from max|x|/60 to "
     "max|x| with the least mean squared error of symmetric rounding to 2**bits levels on [-c, c].",
-    minutes=15, difficulty=3,
-    hints=["Scale 2c / (2**bits - 1); codes from -(2**(bits-1)) to 2**(bits-1) - 1.",
-           "Compute all 60 errors and take the smallest. It depends on bits."],
+    minutes=15,
+    difficulty=3,
+    hints=[
+        "Scale 2c / (2**bits - 1); codes from -(2**(bits-1)) to 2**(bits-1) - 1.",
+        "Compute all 60 errors and take the smallest. It depends on bits.",
+    ],
 )
+
 
 # %% tags=["exercise"] exercise="best-clip"
 def best_clip(x, bits):
     """Clip point of least mean squared error."""
+
     ### BEGIN SOLUTION
     def error(c):
         scale = 2 * c / (2**bits - 1)
@@ -573,27 +630,34 @@ def best_clip(x, bits):
     return min((x.abs().max() * i / 60 for i in range(1, 61)), key=error)
     ### END SOLUTION
 
+
 # %% tags=["check"] exercise="best-clip"
 check = show.Check("best clip point")
 normal = torch.randn(20_000, generator=torch.Generator().manual_seed(1))
+
 
 @check.case("at 3 bits it lies well inside the values", "The largest value is a costly guest.")
 def _(answer):
     return 1.6 < float(answer(normal, 3)) < 2.6
 
+
 @check.case("more bits afford a wider range", "One multiple for every b cannot be right.")
 def _(answer):
     return float(answer(normal, 8)) > float(answer(normal, 4)) + 0.5
 
+
 check(best_clip)
+
 
 # %% tags=["mistake"] exercise="best-clip" why="keeps the largest value"
 def best_clip(x, bits):
     return x.abs().max()
 
+
 # %% tags=["mistake"] exercise="best-clip" why="three standard deviations, whatever the bits"
 def best_clip(x, bits):
     return 3 * x.std()
+
 
 # %% [markdown] tags=["solution"]
 # Rounding error grows with $c^2$ and falls fourfold with each bit; clipping error only knows $c$.
@@ -601,17 +665,23 @@ def best_clip(x, bits):
 
 # %%
 show.exercise(
-    "Fresh and inherited", "Three answers of a network, as tensors: exact on the clean state, "
+    "Fresh and inherited",
+    "Three answers of a network, as tensors: exact on the clean state, "
     "quantized on the clean state, exact on the drifted state. Write error_db(exact, rough, "
     "drifted): fresh and inherited error relative to the exact answer, both in dB (negative).",
-    minutes=10, difficulty=3,
-    hints=["Fresh compares two networks on one input; inherited one network on two inputs.",
-           "Powers are sums of squares; 10 log10 of a ratio of powers."],
+    minutes=10,
+    difficulty=3,
+    hints=[
+        "Fresh compares two networks on one input; inherited one network on two inputs.",
+        "Powers are sums of squares; 10 log10 of a ratio of powers.",
+    ],
 )
+
 
 # %% tags=["exercise"] exercise="fresh-inherited"
 def error_db(exact, rough, drifted):
     """(fresh, inherited) error power over the power of `exact`, in dB."""
+
     ### BEGIN SOLUTION
     def db(other):
         return float(10 * ((other - exact).square().sum() / exact.square().sum()).log10())
@@ -619,20 +689,25 @@ def error_db(exact, rough, drifted):
     return db(rough), db(drifted)
     ### END SOLUTION
 
+
 # %% tags=["check"] exercise="fresh-inherited"
 check = show.Check("fresh and inherited")
 unit = torch.ones(1000)
 
+
 @check.case("a tenth of the amplitude is -20 dB", "10 log10 belongs to powers.")
 def _(answer):
     return abs(answer(unit, 1.1 * unit, 1.1 * unit)[0] + 20) < 0.01
+
 
 @check.case("fresh comes first", "Which of the two inputs is the drifted state's answer?")
 def _(answer):
     fresh, inherited = answer(unit, 1.01 * unit, 1.1 * unit)
     return abs(fresh + 40) < 0.01 and abs(inherited + 20) < 0.01
 
+
 check(error_db)
+
 
 # %% tags=["mistake"] exercise="fresh-inherited" why="swaps the two states"
 def error_db(exact, rough, drifted):
@@ -641,6 +716,7 @@ def error_db(exact, rough, drifted):
 
     return db(drifted), db(rough)
 
+
 # %% tags=["mistake"] exercise="fresh-inherited" why="20 log10 of powers"
 def error_db(exact, rough, drifted):
     def db(other):
@@ -648,19 +724,25 @@ def error_db(exact, rough, drifted):
 
     return db(rough), db(drifted)
 
+
 # %% [markdown] tags=["solution"]
 # 20 log10 is for amplitudes. Used on powers it doubles every distance.
 # <!-- numbers: 20 -->
 
 # %%
 show.exercise(
-    "Five failures, five moments", "Which moment acts on each? A: ranges were read from finished "
+    "Five failures, five moments",
+    "Which moment acts on each? A: ranges were read from finished "
     "pictures only. B: one tensor holds two populations. C: min-max at 4 bits. D: at W4A4 even "
     "the best ranges leave blurred pictures. E: each step's answer is off by the same small mean.",
-    minutes=5, difficulty=2,
-    hints=["Each moment is used once.",
-           "A mean that is known beforehand can be subtracted while sampling."],
+    minutes=5,
+    difficulty=2,
+    hints=[
+        "Each moment is used once.",
+        "A mean that is known beforehand can be subtracted while sampling.",
+    ],
 )
+
 
 # %% tags=["exercise"] exercise="moments"
 def moment_of():
@@ -669,30 +751,38 @@ def moment_of():
     return {"A": "calibrate", "B": "reshape", "C": "place", "D": "fit", "E": "correct"}
     ### END SOLUTION
 
+
 # %% tags=["check"] exercise="moments"
 check = show.Check("five moments")
+
 
 @check.case("each moment is used once", "calibrate, reshape, place, fit, correct")
 def _(answer):
     return sorted(answer().values()) == ["calibrate", "correct", "fit", "place", "reshape"]
 
+
 @check.case("data and levels are right (A, C)", "Seeing other data is not choosing other levels.")
 def _(answer):
     return [answer()[k] for k in "AC"] == ["calibrate", "place"]
+
 
 @check.case("the rest is right (B, D, E)", "Splitting rewrites the net; training fits it.")
 def _(answer):
     return [answer()[k] for k in "BDE"] == ["reshape", "fit", "correct"]
 
+
 check(moment_of)
+
 
 # %% tags=["mistake"] exercise="moments" why="takes better data for better levels"
 def moment_of():
     return {"A": "place", "B": "reshape", "C": "calibrate", "D": "fit", "E": "correct"}
 
+
 # %% tags=["mistake"] exercise="moments" why="trains where a mean could be subtracted"
 def moment_of():
     return {"A": "calibrate", "B": "reshape", "C": "place", "D": "correct", "E": "fit"}
+
 
 # %% [markdown] tags=["solution"]
 # A range sees only the data it was given; levels are chosen for given data; the net is rewritten
