@@ -3,7 +3,8 @@
     SQNR_k = 10 log10( sum eps^2 / sum (eps_q - eps)^2 )   dB,
 
 sums over all trajectories and elements at step k, eps after guidance and after corrections that
-act on it, both networks asked about the same full-precision states. 20 dB means that the error has 1 % of the signal's power.
+act on it, both networks asked about the same full-precision states. 20 dB means that the error has
+1 % of the signal's power.
 """
 
 from collections.abc import Callable

@@ -49,10 +49,8 @@ def schedule(pipe, steps: int = STEPS) -> torch.Tensor:
     return pipe.scheduler.timesteps
 
 
-def with_correction(
-    pipe, correction: Correction, eta: float = 0.0, steps: int = STEPS, guidance=None
-):
-    bound, family = Sampler(steps, eta, guidance), family_of(pipe)
+def with_correction(pipe, correction: Correction, eta: float = 0.0, steps: int = STEPS):
+    bound, family = Sampler(steps, eta), family_of(pipe)
     made = Corrector(correction, family, bound, schedule(pipe, steps), seed=5)
     return corrected(pipe, made)
 
