@@ -1,0 +1,54 @@
+import importlib.metadata
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_diffusion import images, new_pipeline, sampler
+
+import dqlab
+from dqlab import seeds
+from dqlab.errors import UnknownNameError
+from dqlab.methods import registry
+from dqlab.methods.corrected import prediction_correction
+from dqlab.trajectory import record, replay
+
+FILE = Path(__file__).parent / "plugin_example" / "mean_only.py"
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """What `pip install` of a package with an entry point in "dqlab.methods" leads to."""
+    point = importlib.metadata.EntryPoint("mean-only", "mean_only:MeanOnly", "dqlab.methods")
+    group = {"dqlab.methods": importlib.metadata.EntryPoints([point])}
+    monkeypatch.setattr(registry, "entry_points", lambda *, group, found=group: found[group])
+    monkeypatch.syspath_prepend(str(FILE.parent))
+    registry.all_methods.cache_clear()
+    yield
+    registry.all_methods.cache_clear()
+    sys.modules.pop("mean_only", None)
+
+
+def test_a_plugin_is_short() -> None:
+    assert len(FILE.read_text().splitlines()) <= 40
+
+
+def test_without_its_entry_point_nobody_knows_it() -> None:
+    registry.all_methods.cache_clear()
+    with pytest.raises(UnknownNameError, match="No method 'mean-only'"):
+        dqlab.recipe("mean-only")
+
+
+def test_a_plugin_is_a_method_like_any_other(installed, tmp_path) -> None:
+    rows = {row["slug"]: row for row in registry.describe()}
+    assert rows["mean-only"]["moments"] == ["correct"]
+    pipe = new_pipeline()
+    made = dqlab.recipe("rtn") | dqlab.recipe("mean_only")
+    q = dqlab.quantize(pipe, made, 3, 8, sampler=sampler())
+    states, _ = record(pipe, seeds.CALIBRATION[:8], sampler())
+    left = prediction_correction(q)(replay(q.unet, states), states) - states.output
+    assert all(abs(left[states.step == k].mean()) < 1e-5 for k in range(3))
+    q.save_pretrained(tmp_path / "q")
+    again = dqlab.load(tmp_path / "q")
+    assert torch.equal(images(again), images(q))
+    assert dqlab.describe(again)["recipe"]["methods"] == ["rtn", "mean-only"]
