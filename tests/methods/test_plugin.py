@@ -1,3 +1,4 @@
+import ast
 import importlib.metadata
 import sys
 from pathlib import Path
@@ -52,3 +53,21 @@ def test_a_plugin_is_a_method_like_any_other(installed, tmp_path) -> None:
     again = dqlab.load(tmp_path / "q")
     assert torch.equal(images(again), images(q))
     assert dqlab.describe(again)["recipe"]["methods"] == ["rtn", "mean-only"]
+
+
+def code(source: str) -> str:
+    """The program without docstrings and comments."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            first = node.body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                node.body.pop(0)
+    return ast.unparse(tree)
+
+
+def test_the_readme_shows_this_very_plugin() -> None:
+    readme = (FILE.parents[3] / "README.md").read_text()
+    section = readme.partition("### Add paper 28")[2]
+    shown = section.partition("```python\n")[2].partition("```")[0]
+    assert code(shown) == code(FILE.read_text())

@@ -30,7 +30,8 @@ class MeanOnly(Method):
     def correct(self, job) -> MeanCorrection:
         """Measured on eight full-precision trajectories."""
         states, _ = record(job.original, seeds.CALIBRATION[:8], job.sampler)
-        error = states.guided(replay(job.denoiser, states))[0] - states.guided(states.output)[0]
-        step = states.step[states.guided(states.output)[1]]
+        eps, rows = states.guided(states.output)
+        error = states.guided(replay(job.denoiser, states))[0] - eps
+        step = states.step[rows]
         mu = [error[step == k].mean() for k in range(len(job.context.schedule))]
         return MeanCorrection({"mu": torch.stack(mu)})
