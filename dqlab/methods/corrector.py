@@ -89,10 +89,7 @@ class Corrector:
 
     def _predict(self, x: Tensor, t: Any) -> Tensor:
         """The network on (x, t) with the conditions of the trajectory's last call."""
-        if self.network is None:
-            raise InvalidInputError(
-                "This correction asks the network, so it works inside a call of the pipeline only."
-            )
+        self._inside("asks the network")
         self.asked += 1
         if self.asked > self.correction.calls:
             raise InvalidInputError(
@@ -104,6 +101,13 @@ class Corrector:
             return self._guided(x, t)
         finally:
             self.replaying = False
+
+    def _inside(self, what: str) -> None:
+        if self.network is None:
+            raise InvalidInputError(
+                f"{self.correction.kind} {what}, so it works inside a call of the pipeline only, "
+                "not around the scheduler alone. Call the pipeline."
+            )
 
     def _guided(self, x: Tensor, t: Any) -> Tensor:
         copies = max(1, len(self.branches))
@@ -155,8 +159,9 @@ class Corrector:
 
     def _sample(self, x: Tensor) -> Tensor:
         """The scheduler's x_t, or what `before` made of it."""
-        if self.edited is None:
+        if not self.correction.edits("before"):
             return x
+        self._inside("edits the network's input")
         seen, edited = self.edited
         if not torch.equal(seen, x):
             raise NotApplicableError(

@@ -200,8 +200,9 @@ def test_undeclared_network_calls_are_refused() -> None:
         images(with_correction(new_pipeline(), Ask(calls=1)))
 
 
-def test_predict_outside_the_pipeline_is_refused() -> None:
-    pipe = with_correction(new_pipeline(), Ask(calls=3))
+@pytest.mark.parametrize("correction", [Ask(calls=3), Before({})], ids=["asks", "edits input"])
+def test_what_needs_the_network_is_refused_outside_the_pipeline(correction) -> None:
+    pipe = with_correction(new_pipeline(), correction)
     x, t = torch.zeros(1, 3, 8, 8), schedule(pipe)[0]
     with pytest.raises(InvalidInputError, match="inside a call of the pipeline"):
         pipe.scheduler.step(x, t, x)
