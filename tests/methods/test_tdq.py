@@ -267,3 +267,15 @@ def test_its_fit_alone_has_nothing_to_fit() -> None:
 def test_options_are_checked() -> None:
     with pytest.raises(InvalidInputError, match="updates=0"):
         recipe("tdq", updates=0)
+
+
+def test_a_training_loss_reaches_the_networks_row_by_row() -> None:
+    """Each sample's own timestep gives its step size; the gradient to s is LSQ's, unscaled."""
+    networks, t = StepNetworks(8, torch.tensor([0.3])), torch.tensor([900.0, 300.0])
+    x = torch.randn(2, 3, 4, 4)
+    s = networks(t)[0].float().reshape(2, 1, 1, 1)
+    s.retain_grad()
+    Grid(4).fake_quant(x, Range(s, torch.zeros_like(s))).sum().backward()
+    expected = paper.step_gradient(x, s.detach(), 7).sum((1, 2, 3), keepdim=True)
+    torch.testing.assert_close(s.grad, expected, rtol=1e-4, atol=1e-4)
+    assert all(bool((p.grad != 0).any()) for p in networks.parameters())
