@@ -12,6 +12,7 @@ from dqlab import seeds
 from dqlab.errors import InvalidInputError
 from dqlab.layers.policy import policy_from_dict
 from dqlab.methods import describe, quantize
+from dqlab.methods.corrected import prediction_correction
 from dqlab.metrics import (
     Cost,
     PairedError,
@@ -140,6 +141,8 @@ def compare(
 
     Raises:
         InvalidInputError: if `quantized` is not quantized, or is of another architecture.
+        NotApplicableError: if it is corrected by what depends on a whole run, so that no SQNR on
+            given states exists.
 
     """
     info, family = _checked(pipe, quantized, num_seeds)
@@ -151,7 +154,7 @@ def compare(
     return Comparison(
         info=info,
         sampler=chosen,
-        powers=error_powers(states, network),
+        powers=error_powers(states, network, correct=prediction_correction(quantized)),
         rtn_sqnr_db_mean=_plain_sqnr(pipe, info, states) if baseline else None,
         paired=paired_error(reference, images),
         cost=cost(network, states),
@@ -165,7 +168,7 @@ def _checked(pipe, quantized, num_seeds: int) -> tuple[dict[str, Any], Family]:
         raise InvalidInputError("The second pipeline is not quantized; pass quantize(pipe, ...).")
     if describe(pipe):
         raise InvalidInputError("The first pipeline is quantized; pass the full-precision one.")
-    if type(pipe) is not type(quantized):
+    if not isinstance(quantized, type(pipe)):
         raise InvalidInputError(
             f"Cannot compare a {type(pipe).__name__} with a {type(quantized).__name__}."
         )

@@ -9,13 +9,14 @@ from torch import nn
 
 from dqlab.layers import quantizers
 from dqlab.layers.policy import plain_bits
+from dqlab.methods.correction import Correction, describe_correction
 from dqlab.methods.job import Job
 from dqlab.models.families import FAMILIES
 
 SAVE_VERSION = 1
 
 
-def write_record(job: Job, seconds: float) -> None:
+def write_record(job: Job, seconds: float, correction: Correction | None = None) -> None:
     """Put the record into the denoiser's config, where diffusers saves it."""
     schedule, sites = job.context.schedule, quantizers(job.denoiser)
     record = {
@@ -27,6 +28,7 @@ def write_record(job: Job, seconds: float) -> None:
         "policy": job.policy.to_dict(),
         "sampler": dict(vars(job.sampler)),
         "schedule": schedule.tolist(),
+        "correction": correction and describe_correction(type(job.original), correction),
         "profile": job.profile,
         "seed": job.seed,
         "calibration": {"hash": job.calibration.hash, "rows": len(job.calibration)},

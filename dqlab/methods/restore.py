@@ -11,9 +11,13 @@ from torch import nn
 from dqlab.errors import CheckpointError, DqlabError
 from dqlab.formats import Format
 from dqlab.layers import StepContext, quantizers
+from dqlab.methods.corrected import PREFIX, corrected
+from dqlab.methods.correction import restore_correction
+from dqlab.methods.corrector import Corrector
 from dqlab.methods.record import SAVE_VERSION, fingerprint
+from dqlab.methods.registry import all_methods
 from dqlab.methods.run import wrap_sites
-from dqlab.models.families import FAMILIES
+from dqlab.models.families import FAMILIES, Sampler, family_of
 from dqlab.models.loading import find_folder, open_pipeline, read_json, refuse_pickles
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -45,7 +49,29 @@ def load(name: str | Path):
     if not component:
         return open_pipeline(name)
     refuse_pickles(folder)
-    return open_pipeline(folder, **{component: _restore(folder, component)})
+    all_methods()  # formats and corrections of methods are known once their modules are loaded
+    return _open_quantized(folder, component, _restore(folder, component))
+
+
+def _open_quantized(folder: Path, component: str, denoiser: nn.Module):
+    """The pipeline around a restored network, with its correction if it was saved with one."""
+    record = denoiser.config["quantization_config"]
+    described = record.get("correction")
+    expected = PREFIX + described["pipeline"] if described else None
+    found = read_json(folder / "model_index.json").get("_class_name")
+    if found != (expected or found) or (described is None and str(found).startswith(PREFIX)):
+        raise CheckpointError(
+            f"{folder} says it is a {found}, but its record says {expected or 'no correction'}: "
+            "one of the two was changed. Save it again."
+        )
+    if described is None:
+        return open_pipeline(folder, **{component: denoiser})
+    correction = restore_correction(folder, described)
+    pipe = open_pipeline(folder, described["pipeline"], **{component: denoiser})
+    schedule = torch.tensor(record["schedule"])
+    sampler = Sampler.of(record["sampler"])
+    family = family_of(pipe)
+    return corrected(pipe, Corrector(correction, family, sampler, schedule, record["seed"]))
 
 
 def _quantized_component(folder: Path) -> str | None:

@@ -10,6 +10,8 @@ from dqlab.errors import InvalidInputError
 from dqlab.formats import Format
 from dqlab.layers import Policy, common_policy, explore, quantizers
 from dqlab.layers.wrap import wrap_attention, wrap_layer
+from dqlab.methods.corrected import corrected
+from dqlab.methods.corrector import Corrector
 from dqlab.methods.job import PROFILES, Job
 from dqlab.methods.recipe import Recipe, as_recipe
 from dqlab.methods.record import write_record
@@ -45,7 +47,8 @@ def quantize(
         seed: of everything the fit draws.
 
     Returns:
-        A pipeline of the same class whose denoiser simulates the quantized network.
+        A pipeline of the same class whose denoiser simulates the quantized network; of a
+        subclass, `Corrected...`, if a method repairs something while sampling.
 
     Raises:
         UnknownNameError, InvalidInputError, NotApplicableError: before anything is changed.
@@ -73,8 +76,12 @@ def quantize(
     )
     started = time.perf_counter()
     _run_moments(job, calibration)
+    correction = chosen.correct(job)
     result = _with_denoiser(pipe, family, denoiser)
-    write_record(job, time.perf_counter() - started)
+    if correction is not None:
+        corrector = Corrector(correction, family, job.sampler, job.context.schedule, job.seed)
+        result = corrected(result, corrector)
+    write_record(job, time.perf_counter() - started, correction)
     return result
 
 
@@ -98,7 +105,7 @@ def _policy(name: str, family: Family, softmax: int) -> Policy:
 
 
 def _run_moments(job: Job, calibration: States | None) -> None:
-    """Calibrate, reshape, place, fit. Correction is bound when the pipeline is put together."""
+    """Calibrate, reshape, place, fit. `quantize` corrects when the network is finished."""
     recipe = job.recipe
     chosen = recipe.calibrate(job) if calibration is None else calibration
     if not isinstance(chosen, States):

@@ -2,9 +2,12 @@
 
     SQNR_k = 10 log10( sum eps^2 / sum (eps_q - eps)^2 )   dB,
 
-sums over all trajectories and elements at step k, eps after guidance, both networks asked about
-the same full-precision states. 20 dB means that the error has 1 % of the signal's power.
+sums over all trajectories and elements at step k, eps after guidance and after corrections that
+act on it, both networks asked about the same full-precision states. 20 dB means that the error has
+1 % of the signal's power.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -14,14 +17,27 @@ from torch import Tensor, nn
 from dqlab.trajectory import States, replay
 
 
-def error_powers(states: States, denoiser: nn.Module, batch_size: int = 32) -> pd.DataFrame:
+def error_powers(
+    states: States,
+    denoiser: nn.Module,
+    batch_size: int = 32,
+    correct: Callable[[Tensor, States], Tensor] | None = None,
+) -> pd.DataFrame:
     """Signal and error power of the guided prediction per (step, seed).
+
+    Args:
+        states: full-precision trajectories with the full-precision answers.
+        denoiser: the quantized network.
+        batch_size: rows asked at once.
+        correct: what the pipeline does to guided predictions on the states they belong to.
 
     Returns:
         A frame with columns step, t, seed, signal, noise.
 
     """
     answer, rows = states.guided(replay(denoiser, states, batch_size))
+    if correct is not None:
+        answer = correct(answer, states[rows])
     truth, _ = states.guided(states.output)
     frame = pd.DataFrame(
         {

@@ -81,14 +81,16 @@ def verify_sums(folder: Path) -> None:
             )
 
 
-def open_pipeline(name: str | Path, **components: Any):
+def open_pipeline(name: str | Path, pipeline: str = "DiffusionPipeline", **components: Any):
     """A diffusers pipeline from a shipped name, folder or hub id; `components` replace its parts.
+
+    `pipeline` is the diffusers class to open it as; by default the one the folder names.
 
     Raises:
         UnknownNameError, CheckpointError: with what is wrong and what to do.
 
     """
-    from diffusers import DiffusionPipeline
+    import diffusers
     from diffusers.utils import logging
 
     logging.disable_progress_bar()
@@ -99,7 +101,7 @@ def open_pipeline(name: str | Path, **components: Any):
         if not isinstance(read_json(folder / "model_index.json").get("_class_name"), str):
             raise CheckpointError(f"{folder} asks for a pipeline class of its own code; refused.")
     try:
-        pipe = DiffusionPipeline.from_pretrained(
+        pipe = getattr(diffusers, pipeline).from_pretrained(
             folder or str(name), use_safetensors=True, low_cpu_mem_usage=False, **components
         )
     except Exception as error:

@@ -1,0 +1,1 @@
+"""Quantization error correction (survey category 1.5)."""

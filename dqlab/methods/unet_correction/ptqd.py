@@ -1,0 +1,180 @@
+"""PTQD: Accurate Post-Training Quantization for Diffusion Models.
+
+Yefei He, Luping Liu, Jing Liu, Weijia Wu, Hong Zhou, Bohan Zhuang. NeurIPS 2023, arXiv 2305.10657.
+
+Claim: the error D = eps_q - eps of the quantized prediction is, at every timestep, a multiple of
+the true prediction plus a residual that is nearly Gaussian, and both can be taken out while
+sampling, at no cost.
+
+    k   = max(Cov(D, eps) / Var(eps), 0)                     correlated part, per step
+    D'  = D - k eps,   mu = mean D' per channel,   s^2 = Var(D' - mu)
+    e   = (eps_q - mu) / (1 + k)                             corrected prediction
+    x_p = sqrt(a_p) x_0(e) + sqrt(1 - a_p - sigma^2) e + sigma' z
+    sigma'^2 = max(sigma^2 - lambda^2 s^2, 0)                variance schedule calibration
+    lambda   = (sqrt(1 - a_p - sigma^2) - sqrt(a_p (1 - a_t) / a_t)) / (1 + k)
+
+The residual's variance replaces a part of the sampler's own. With eta = 0 the sampler adds none,
+so only k and mu act. Where the sampler clips x_0, lambda is an upper bound of the residual's
+weight. The network under it may be quantized in any way; the paper's own is BRECQ.
+
+Not included: the paper's step-aware choice of activation bits. It needs a network with a
+bit-width per step; `dqlab.reference.ptqd.step_aware_bits` has its rule.
+"""
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from dqlab import seeds
+from dqlab.errors import InvalidInputError, NotApplicableError
+from dqlab.methods.correction import Correction, Step
+from dqlab.methods.job import Job
+from dqlab.methods.method import Method, Paper
+from dqlab.models.families import Family
+from dqlab.reference import ptqd as paper
+from dqlab.trajectory import record, replay
+
+BATCH = 32
+SAMPLES = {"teach": 64, "paper": len(seeds.CALIBRATION)}
+"""Trajectories behind the statistics; the paper has 1,024, dqlab's calibration seeds are 512."""
+
+
+class PredictionCorrection(Correction):
+    """k and mu alone. Tables: k `[T]`, mu `[T, C]`, s2 `[T]`."""
+
+    kind = "ptqd-prediction"
+
+    def eps(self, eps: Tensor, step: Step) -> Tensor:
+        """(eps_q - mu) / (1 + k)."""
+        return paper.corrected_prediction(eps, self.at("k", step), self.at("mu", step))
+
+
+class PtqdCorrection(PredictionCorrection):
+    """k, mu and the variance schedule. `sigma_in_direction` is "original" or "updated"."""
+
+    kind = "ptqd"
+
+    def noise(self, noise: Tensor, step: Step) -> Tensor:
+        """Sigma' z instead of sigma z."""
+        return noise * (self._calibrated(step) / step.sigma).to(noise.device)
+
+    def sigma(self, sigma: Tensor, step: Step) -> Tensor:
+        """The direction term keeps sigma; the released code puts sigma' there as well."""
+        updated = self.settings["sigma_in_direction"] == "updated"
+        return self._calibrated(step) if updated else sigma
+
+    def _calibrated(self, step: Step) -> Tensor:
+        k, s2 = (self.tables[name][step.index].to(step.sigma.device) for name in ("k", "s2"))
+        return paper.ddim_sigma(*step.alphas, step.sigma, k, s2)
+
+
+class Sums:
+    """Streaming sums of eps, D and their products per channel, in float64: one timestep's."""
+
+    def __init__(self) -> None:
+        self.count, self.rows = 0, 0
+        self.sums: Tensor | float = 0.0
+
+    def add(self, eps: Tensor, D: Tensor) -> None:
+        """See `[B, C, ...]` of both."""
+        e, d = (x.double().transpose(0, 1).flatten(1) for x in (eps, D))
+        self.count += e.shape[1]
+        self.rows += len(eps)
+        self.sums = self.sums + torch.stack([e, d, e * e, d * d, e * d]).sum(2)
+
+    def statistics(self, signed: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """(k, mu `[C]`, s2), as `dqlab.reference.ptqd` computes them from whole tensors."""
+        e, d, ee, dd, ed = self.sums / self.count
+        power = ee.mean() - e.mean() ** 2
+        if constant := not bool(power > 1e-12 * ee.mean()):
+            warnings.warn("The prediction is constant at a step: no slope there.", stacklevel=2)
+        k = torch.zeros_like(power) if constant else (ed.mean() - e.mean() * d.mean()) / power
+        k = k if signed else k.clamp(min=0)
+        mu = d - k * e
+        variance = (dd - d * d) - 2 * k * (ed - e * d) + k * k * (ee - e * e)
+        return k, mu, variance.mean().clamp(min=0)
+
+
+class Ptqd(Method):
+    """Acts while sampling; put it behind any method that quantizes the network.
+
+    Args:
+        vsc: calibrate the variance schedule (needs a sampler with eta).
+        sigma_in_direction: "original", where the noise adds up exactly, or "updated", which puts
+            the reduced sigma into the direction term too, as the released sampler does.
+        signed: keep negative slopes, which the paper sets to zero.
+        samples: trajectories behind the statistics; default 64 ("teach") or 512 ("paper").
+
+    """
+
+    slug = "ptqd"
+    paper = Paper(
+        "PTQD: Accurate Post-Training Quantization for Diffusion Models",
+        "NeurIPS 2023",
+        "2305.10657",
+    )
+    category = "1.5 Quantization error correction"
+
+    def __init__(
+        self,
+        vsc: bool = True,
+        sigma_in_direction: str = "original",
+        signed: bool = False,
+        samples: int | None = None,
+    ):
+        if sigma_in_direction not in ("original", "updated"):
+            raise InvalidInputError(
+                f"sigma_in_direction={sigma_in_direction!r}; choose 'original' or 'updated'."
+            )
+        if samples is not None and not 2 <= samples <= len(seeds.CALIBRATION):
+            raise InvalidInputError(f"samples={samples}; choose 2 to {len(seeds.CALIBRATION)}.")
+        self.vsc, self.sigma_in_direction = vsc, sigma_in_direction
+        self.signed, self.samples = signed, samples
+
+    def unfit(self, family: Family) -> str | None:
+        """Variance calibration needs a sampler that takes its noise from outside."""
+        if self.vsc and not family.has_eta:
+            return (
+                "its sampler takes no noise from outside. Use recipe('ptqd', vsc=False), or a "
+                "DDIMPipeline with eta=1, which samples as DDPM."
+            )
+        return None
+
+    def correct(self, job: Job) -> Correction:
+        """Both networks on the same full-precision trajectories, statistics at every step."""
+        kind = getattr(job.original.scheduler.config, "prediction_type", "epsilon")
+        if kind != "epsilon":
+            raise NotApplicableError(
+                f"ptqd corrects predicted noise, but this model predicts {kind!r}. Use a model "
+                "whose scheduler has prediction_type='epsilon'."
+            )
+        sums = [Sums() for _ in job.context.schedule]
+        chosen = seeds.CALIBRATION[: self.samples or SAMPLES[job.profile]]
+        for start in range(0, len(chosen), BATCH):
+            states = record(job.original, chosen[start : start + BATCH], job.sampler)[0]
+            eps, rows = states.guided(states.output)
+            D = states.guided(replay(job.denoiser, states))[0] - eps
+            for index, one in enumerate(sums):
+                mine = states.step[rows] == index
+                one.add(eps[mine], D[mine])
+        return self._tables(sums)
+
+    def _tables(self, sums: list[Sums]) -> Correction:
+        k, mu, s2 = (
+            torch.stack(t).float()
+            for t in zip(*(one.statistics(self.signed) for one in sums), strict=True)
+        )
+        tables = {"k": k, "mu": mu, "s2": s2}
+        if bool((1 + k <= 0).any()):
+            step = int((1 + k <= 0).nonzero()[0])
+            raise InvalidInputError(
+                f"At step {step} the slope is {float(k[step]):.3g}, so 1 + k is not positive and "
+                "the prediction cannot be divided by it. Use more bits, or signed=False."
+            )
+        if not self.vsc:
+            return PredictionCorrection(tables)
+        return PtqdCorrection(tables, sigma_in_direction=self.sigma_in_direction)
+
+
+METHOD = Ptqd

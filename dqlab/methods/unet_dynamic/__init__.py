@@ -1,0 +1,1 @@
+"""Dynamic quantization (survey category 1.3)."""

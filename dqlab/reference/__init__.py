@@ -1,0 +1,1 @@
+"""The papers' formulas as pure functions: tensors in, tensors out."""
