@@ -15,9 +15,8 @@ from nbbuild import run_time_phrase
 from nbformat import NotebookNode
 from numbers_in_prose import bare_numbers
 
-# Explorers and exercises a notebook must hold; the rest of the suite needs DEFAULT.
-DEFAULT = (2, 5)
-REQUIRED = {"0-start-here": (0, 0)}
+# Explorers and exercises a notebook must hold.
+REQUIRED = (2, 5)
 OPENING = ("You will be able to", "Needs", "Run time", "Papers")
 MAX_BYTES = 2**20
 MAX_MEDIAN_LINES, MAX_LINES = 10, 20
@@ -239,7 +238,7 @@ def no_semicolons(page: Page) -> list[str]:
 
 def explorers_and_exercises(page: Page) -> list[str]:
     """Enough to play with and to solve; cells tagged explorer hold a widget."""
-    explorers, wanted = page.tagged("explorer"), REQUIRED.get(page.name, DEFAULT)
+    explorers, wanted = page.tagged("explorer"), REQUIRED
     dead = sum(
         not any(WIDGET in out.get("data", {}) for out in cell.outputs) for cell in explorers
     )
