@@ -263,6 +263,10 @@ class NotebookPage:
         controls = area.locator(".noUi-handle, select, input[type=checkbox]")
         kind = controls.first.evaluate("one => one.localName")
         go = area.get_by_role("button", name="Run (")
+        if kind == "select":
+            # JupyterLab keeps arrow keys for itself while a closed list has the focus.
+            other = controls.first.evaluate("one => (one.selectedIndex + 1) % one.length")
+            return self._changes(cell, lambda: controls.first.select_option(index=other), go)
         # At the end of its range a slider moves one way only.
         for key in (" ",) if kind == "input" else ("ArrowRight", "ArrowDown", "ArrowLeft"):
             controls.first.focus()

@@ -66,6 +66,35 @@ def test_the_harness_sees_what_goes_wrong(
         assert page.outside == ["http://dqlab.invalid/x"]
 
 
+def tagged(page: lab.NotebookPage, tag: str) -> list[int]:
+    """Cells with this tag."""
+    cells = page.cells()
+    return [i for i, cell in enumerate(cells) if tag in cell["metadata"].get("tags", [])]
+
+
+def answer_a_question(page: lab.NotebookPage) -> None:
+    """Choose an answer: the result below it says what was chosen."""
+    asked = next(i for i, cell in enumerate(page.cells()) if "Predict, then look." in str(cell))
+    page.outputs(asked).locator("input[type=radio]").first.check()
+    page.wait_idle()
+    reveal = next(
+        i for i, cell in enumerate(page.cells()) if ".reveal(" in "".join(cell["source"])
+    )
+    assert "You predicted" in page.text(reveal)
+
+
+def solve_an_exercise(page: lab.NotebookPage) -> None:
+    """A wrong answer is told apart from the right one, without a traceback."""
+    exercise, check = tagged(page, "exercise")[0], tagged(page, "check")[0]
+    right = "".join(page.cells()[exercise]["source"])
+    wrong = right.split("\n", 1)[0] + "\n    return None"
+    for source, verdict in ((wrong, "not yet"), (right, "passed")):
+        page.write_cell(exercise, source)
+        page.run_cell(exercise)
+        page.run_cell(check)
+        assert verdict in page.text(check)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_committed_notebooks(visitor: lab.Visitor, screenshots: Path, path: Path) -> None:
@@ -77,6 +106,8 @@ def test_committed_notebooks(visitor: lab.Visitor, screenshots: Path, path: Path
             assert page.nudge(cell)
             presets = (label for label in page.buttons(cell) if not label.startswith("Run"))
             assert any(page.press_button(cell, label) for label in presets)
+        answer_a_question(page)
+        solve_an_exercise(page)
         photograph(page, screenshots / path.stem)
         quiet(page)
 
