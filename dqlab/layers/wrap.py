@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from dqlab.formats import Range
 from dqlab.layers.context import StepContext
 from dqlab.layers.quantizer import Quantizer
+from dqlab.layers.split import MARK, SplitQuantizer
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 ATTENTION_OPERANDS = ("q", "k", "v", "p")
@@ -46,14 +48,14 @@ class QuantizedLayer(nn.Module):
         self.weight.copy_(self.quantized_weight())
         self.frozen = True
 
-    def _codes_range(self, ndim: int):
+    def _codes_range(self) -> Range | None:
         quantizer = self.weight_quantizer
-        return None if quantizer.format is None or not self.frozen else quantizer.current(ndim)
+        return None if quantizer.format is None or not self.frozen else quantizer.range
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         """Frozen weights are stored as integer codes."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if found := self._codes_range(self.weight.ndim):
+        if found := self._codes_range():
             weight = destination.pop(prefix + "weight").detach()
             codes = self.weight_quantizer.format.encode(weight.float(), found)
             destination[prefix + "weight_codes"] = _smallest(codes)
@@ -66,7 +68,7 @@ class QuantizedLayer(nn.Module):
             quantizer._load_from_state_dict(
                 dict(state_dict), prefix + "weight_quantizer.", {}, False, [], [], []
             )
-            weight = quantizer.format.decode(codes, quantizer.current(codes.ndim))
+            weight = quantizer.format.decode(codes, quantizer.range)
             state_dict[prefix + "weight"] = weight.to(self.weight.dtype)
             self.frozen = True
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -148,8 +150,17 @@ def wrap_layer(module: nn.Module, path: str, context: StepContext) -> None:
     """Give a Conv or Linear its quantizers, in place."""
     module.__class__ = _quantized_class(QuantizedLayer, type(module))
     module.frozen = False
-    for operand in ("input", "weight"):
-        module.add_module(f"{operand}_quantizer", Quantizer(f"{path}.{operand}", context))
+    input_dim = -1 if isinstance(module, nn.Linear) else 1
+    for operand, dim in (("input", input_dim), ("weight", 1)):
+        module.add_module(
+            f"{operand}_quantizer", _site(module, f"{path}.{operand}", context, dim)
+        )
+
+
+def _site(module: nn.Module, site: str, context: StepContext, dim: int) -> nn.Module:
+    if sizes := getattr(module, MARK, None):
+        return SplitQuantizer(site, context, sizes, dim, module.weight.ndim)
+    return Quantizer(site, context)
 
 
 def wrap_attention(module: nn.Module, path: str, context: StepContext) -> None:

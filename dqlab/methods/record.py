@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dqlab.formats import Format
-from dqlab.layers import quantizers
+from dqlab.layers import QuantizedLayer, SplitQuantizer, quantizers
 from dqlab.methods.job import Job
 from dqlab.models.families import FAMILIES
 
@@ -31,6 +31,7 @@ def write_record(job: Job, seconds: float) -> None:
         "calibration": {"hash": job.calibration.hash, "rows": len(job.calibration)},
         "layers": job.anatomy.layers,
         "attentions": job.anatomy.attentions,
+        "splits": splits(job.denoiser),
         "uncovered": job.anatomy.uncovered,
         "formats": {
             s: q.format.to_dict() for s, q in quantizers(job.denoiser).items() if q.format
@@ -39,6 +40,15 @@ def write_record(job: Job, seconds: float) -> None:
         "fit_seconds": round(seconds, 1),
     }
     job.denoiser.register_to_config(quantization_config=record)
+
+
+def splits(denoiser: nn.Module) -> dict[str, list[int]]:
+    """Channels of the parts of every split layer, by path."""
+    return {
+        path: list(module.input_quantizer.sizes)
+        for path, module in denoiser.named_modules()
+        if isinstance(module, QuantizedLayer) and isinstance(module.input_quantizer, SplitQuantizer)
+    }
 
 
 def _plain(bits: Any) -> Any:

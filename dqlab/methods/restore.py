@@ -9,7 +9,7 @@ from torch import nn
 
 from dqlab.errors import CheckpointError, DqlabError
 from dqlab.formats import Format
-from dqlab.layers import StepContext, quantizers
+from dqlab.layers import StepContext, quantizers, split_layer
 from dqlab.methods.record import SAVE_VERSION, fingerprint
 from dqlab.methods.run import wrap_sites
 from dqlab.models.families import FAMILIES
@@ -56,6 +56,8 @@ def _restore(folder: Path, component: str) -> nn.Module:
         )
     try:
         denoiser = getattr(diffusers, config["_class_name"]).from_config(config).eval()
+        for path, sizes in record["splits"].items():
+            split_layer(denoiser.get_submodule(path), sizes, path)
         wrap_sites(denoiser, StepContext(), record["layers"], record["attentions"])
         for site, described in record["formats"].items():
             quantizers(denoiser)[site].format = Format.from_dict(described)
