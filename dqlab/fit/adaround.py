@@ -53,9 +53,7 @@ class SoftRounding(nn.Module):
         """The softly rounded weight; `weight` is known since the start."""
         fmt = self.quantizer.format
         self.h = rectified_sigmoid(self.alpha)
-        return (
-            (self.low + self.h).clamp(fmt.q_min, fmt.q_max).sub(self.zero_point).mul(self.scale)
-        )
+        return (self.low + self.h).clamp(fmt.q_min, fmt.q_max).sub(self.zero_point).mul(self.scale)
 
     def penalty(self, beta: float, lam: float) -> Tensor:
         """The regulariser at the rounding of the last forward."""

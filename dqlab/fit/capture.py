@@ -52,6 +52,10 @@ class Captured:
         count = len(range(self.rows)[rows]) if isinstance(rows, slice) else len(rows)
         return replace(self, rows=count, leaves=leaves, output=output)
 
+    def without_inputs(self) -> Captured:
+        """The output alone, for where inputs need not be copied."""
+        return replace(self, leaves=[], per_row=[])
+
     def first(self, rows: int) -> Captured:
         """The first so many states."""
         return self.take(slice(0, rows))
@@ -119,7 +123,9 @@ class _Recorder:
     def keep(self, output: Tensor | None) -> None:
         rows = self.states
         if self.kept is None:
-            own = [isinstance(x, Tensor) and x.ndim > 0 and len(x) % rows == 0 for x in self.pending]
+            own = [
+                isinstance(x, Tensor) and x.ndim > 0 and len(x) % rows == 0 for x in self.pending
+            ]
             leaves = [
                 _whole(x, rows, self.total) if o else x
                 for x, o in zip(self.pending, own, strict=True)

@@ -106,14 +106,18 @@ class Reconstruction:
         self.inner: list[str] = []
         if s.layer_weight:
             self.inner = inner_layers(self.teacher, self.unit, self.full)
+        only_output = s.quantized_share == 1 and not self.inner
+        self.target = self.full.without_inputs() if only_output else self.full
 
     def batch(self, generator: torch.Generator) -> Batch:
         """Random rows, their inputs mixed as the settings say."""
         rows = torch.randperm(self.full.rows, generator=generator)[: self.settings.batch]
-        full = inputs = self.full.take(rows)
+        full = inputs = self.target.take(rows)
         if self.quantized is not None:
-            share = partial(mix, share=self.settings.quantized_share, generator=generator)
-            inputs = self.quantized.take(rows).mixed(full, share)
+            inputs = self.quantized.take(rows)
+            if self.settings.quantized_share < 1:
+                share = partial(mix, share=self.settings.quantized_share, generator=generator)
+                inputs = inputs.mixed(full, share)
         weight = None if self.sensitivity is None else self.sensitivity[rows]
         seed = int(torch.randint(2**40, (1,), generator=generator))
         return Batch(inputs, full, weight, seed)

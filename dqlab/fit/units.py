@@ -87,9 +87,7 @@ def inner_layers(denoiser: nn.Module, unit: Unit, example: Captured) -> list[str
     run = example.first(1).caller(module)
     before = run()
     return [
-        path
-        for path in unit.layers
-        if not _straight(denoiser.get_submodule(path), run, before)
+        path for path in unit.layers if not _straight(denoiser.get_submodule(path), run, before)
     ]
 
 

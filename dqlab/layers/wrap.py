@@ -152,9 +152,7 @@ def wrap_layer(module: nn.Module, path: str, context: StepContext) -> None:
     module.frozen = False
     input_dim = -1 if isinstance(module, nn.Linear) else 1
     for operand, dim in (("input", input_dim), ("weight", 1)):
-        module.add_module(
-            f"{operand}_quantizer", _site(module, f"{path}.{operand}", context, dim)
-        )
+        module.add_module(f"{operand}_quantizer", _site(module, f"{path}.{operand}", context, dim))
 
 
 def _site(module: nn.Module, site: str, context: StepContext, dim: int) -> nn.Module:

@@ -47,7 +47,8 @@ def splits(denoiser: nn.Module) -> dict[str, list[int]]:
     return {
         path: list(module.input_quantizer.sizes)
         for path, module in denoiser.named_modules()
-        if isinstance(module, QuantizedLayer) and isinstance(module.input_quantizer, SplitQuantizer)
+        if isinstance(module, QuantizedLayer)
+        and isinstance(module.input_quantizer, SplitQuantizer)
     }
 
 

@@ -68,7 +68,7 @@ def score(D: Tensor, V: Tensor, lam: float) -> Tensor:
 
 
 def allocate(S: Tensor, N: int) -> list[int]:
-    """n `[T]`: N samples shared out in proportion to S, always summing to N, none negative.
+    """Counts n `[T]`: N samples shared out in proportion to S, always summing to N, none negative.
 
     Rounds half to even. Missing samples go to the steps with the most, in that order; samples
     too many are taken from the last (cleanest) step backwards.

@@ -13,7 +13,6 @@ rounded network, and activation step sizes are learned against the same block ou
 """
 
 import copy
-import warnings
 from collections.abc import Sequence
 from functools import partial
 
@@ -23,10 +22,10 @@ from dqlab import seeds
 from dqlab.errors import InvalidInputError
 from dqlab.fit.profiles import ROUNDING, STEPS
 from dqlab.formats import Format
-from dqlab.layers import concatenations, split_layer
 from dqlab.methods.job import Job
 from dqlab.methods.method import Method, Paper, Phase, SetRanges, set_ranges
 from dqlab.methods.reconstruction import Reconstruct
+from dqlab.methods.splitting import split_shortcuts
 from dqlab.ranges import First, min_max, shrink_search
 from dqlab.reference.q_diffusion import calibration_steps
 from dqlab.trajectory import States, record
@@ -75,18 +74,8 @@ class QDiffusion(Method):
 
     def reshape(self, job: Job) -> None:
         """Mark every layer that reads a concatenation as it is: the up blocks' shortcuts."""
-        if not self.split:
-            return
-        example = job.calibration[:1]
-        found = concatenations(job.denoiser, lambda: example.call(job.denoiser))
-        if not found:
-            warnings.warn(
-                f"No layer of this {job.family.name} reads a channel concatenation, so there is "
-                "nothing to split.",
-                stacklevel=2,
-            )
-        for path, sizes in found.items():
-            split_layer(job.denoiser.get_submodule(path), sizes, path)
+        if self.split:
+            split_shortcuts(job)
 
     def ranges(self, job: Job, sites: Sequence[str]) -> None:
         """Weights per output channel; activations on 64 random rows, weights quantized."""
