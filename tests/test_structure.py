@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Each part may import only from those before it.
 ORDER = [
     "errors", "seeds", "paths", "formats", "ranges", "reference", "layers", "engine", "models",
-    "trajectory", "metrics", "fit", "methods", "phenomena", "show", "deploy", "sweep", "compare", "api",
-    "doctor", "cli",
+    "trajectory", "metrics", "fit", "methods", "phenomena", "show", "deploy", "sweep",
+    "compare", "api", "doctor", "cli",
 ]  # fmt: skip
 # Importable by deploy and what follows it, and importing nothing of the rest.
 KERNELS = "kernels"

@@ -6,6 +6,7 @@ little. Inputs are copied when the module is entered, bit for bit what it receiv
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -189,10 +190,8 @@ def capture(
         for part in states.batches(batch_size):
             for recorder in recorders.values():
                 recorder.states = len(part)
-            try:
+            with contextlib.suppress(_Stop):
                 part.call(model)
-            except _Stop:
-                pass
     finally:
         for handle in handles:
             handle.remove()

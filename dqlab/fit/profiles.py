@@ -58,7 +58,8 @@ class Settings:
                 raise InvalidInputError(f"{name}={getattr(self, name)}; choose 0 to 1.")
         if min(self.lam, self.layer_weight) < 0 or self.p <= 0:
             raise InvalidInputError(
-                f"lam={self.lam} and layer_weight={self.layer_weight} must be >= 0, p={self.p} > 0."
+                f"lam={self.lam} and layer_weight={self.layer_weight} must be >= 0, and "
+                f"p={self.p} > 0."
             )
         if self.fisher and (self.p != 2 or self.layer_weight):
             raise InvalidInputError("fisher=True needs p=2 and layer_weight=0.")

@@ -188,7 +188,8 @@ def reconstruct(
     started, module = time.perf_counter(), student.get_submodule(unit.path)
     sites = activation_quantizers(module)
     learned = sites if settings.step_lr is not None else []
-    if not learned and (settings.rounding_lr is None or not _formatted(student, unit)):
+    rounds = settings.rounding_lr is not None and _formatted(student, unit)
+    if not (learned or rounds):
         return None
     quantized = sensitivity = None
     if settings.quantized_share:
@@ -196,36 +197,29 @@ def reconstruct(
     if settings.fisher:
         sensitivity = output_gradients(student, unit.path, states)
     judge = partial(mean_error, module, quantized or full, full, settings.p)
-    before, start = judge(), [q.scale for q in learned]
-    placed = []
-    if settings.rounding_lr is not None:
-        placed = soften(student.get_submodule(path) for path in unit.layers)
+    before, first = judge(), [q.scale for q in learned]
+    placed = soften(map(student.get_submodule, unit.layers)) if rounds else []
     soft = [x for _, _, x in placed]
     with learnable_steps(learned, settings.grad_scale) as steps:
         task = Reconstruction(
             unit, student, teacher, quantized, full, settings, soft, sites, steps, sensitivity
         )
         _train(task, seed, full.output.device)
-    relaxed = judge()
-    settled = sum(x.settled() * x.alpha.numel() for x in soft) / max(
-        1, sum(x.alpha.numel() for x in soft)
-    )
+    relaxed, settled = judge(), _settled(soft)
     harden(placed)
     after = judge() if soft else relaxed
-    kept = after <= before or not learned or bool(soft)
-    if not kept:
-        for quantizer, scale in zip(learned, start, strict=True):
+    if not (kept := bool(soft) or after <= before):
+        after = before
+        for quantizer, scale in zip(learned, first, strict=True):
             quantizer.scale = scale
-    return UnitReport(
-        unit.path,
-        unit.kind,
-        before,
-        relaxed,
-        after if kept else before,
-        settled if soft else 1.0,
-        kept,
-        time.perf_counter() - started,
-    )
+    seconds = time.perf_counter() - started
+    return UnitReport(unit.path, unit.kind, before, relaxed, after, settled, kept, seconds)
+
+
+def _settled(soft: Sequence[SoftRounding]) -> float:
+    """Share of all rounding variables that are decided; 1 where there is none."""
+    count = sum(x.alpha.numel() for x in soft)
+    return sum(x.settled() * x.alpha.numel() for x in soft) / count if count else 1.0
 
 
 def _formatted(student: nn.Module, unit: Unit) -> bool:

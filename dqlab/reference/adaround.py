@@ -31,7 +31,7 @@ def initial_alpha(W: Tensor, s: Tensor) -> Tensor:
 def soft_weight(
     W: Tensor, s: Tensor, z: Tensor, alpha: Tensor, q_min: float, q_max: float
 ) -> Tensor:
-    """W_hat with soft rounding h(alpha); equals W at the initial alpha where nothing is clipped."""
+    """W_hat with soft rounding h(alpha); W itself at the initial alpha, unless clipped."""
     return _on_grid(W, s, z, rectified_sigmoid(alpha), q_min, q_max)
 
 
