@@ -119,8 +119,9 @@ def split_layer(layer: nn.Module, sizes: Sequence[int], path: str = "layer") -> 
 def concatenations(model: nn.Module, run: Callable[[], object]) -> dict[str, tuple[int, ...]]:
     """Layers that read a channel concatenation as it is, and the channels of its pieces.
 
-    Found by running `run` (one forward of `model`) once. Layers that read a concatenation after
-    a norm or activation are not among them.
+    Found by running `run` (one forward of `model`) once. Only feature maps and token sequences
+    count, not vectors such as the sine and cosine halves of a timestep's embedding. Layers that
+    read a concatenation after a norm or activation are not among them either.
 
     Raises:
         InvalidInputError: if a layer runs twice and its concatenations have different pieces.
@@ -147,7 +148,7 @@ def _reader(found: dict, watch: _Concatenations, path: str) -> Callable:
             return
         result, dim, sizes = entry
         channel = result.ndim - 1 if isinstance(layer, nn.Linear) else 1
-        if dim % result.ndim != channel:
+        if result.ndim < 3 or dim % result.ndim != channel:
             return
         if found.setdefault(path, sizes) != sizes:
             raise InvalidInputError(
