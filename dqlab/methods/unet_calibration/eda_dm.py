@@ -36,7 +36,7 @@ from dqlab.methods.reconstruction import Reconstruct
 from dqlab.methods.splitting import split_shortcuts
 from dqlab.ranges import Ema, grid_search
 from dqlab.reference.eda_dm import allocate, density, pairwise_mse, score, variety
-from dqlab.trajectory import States, record
+from dqlab.trajectory import States, concatenate, record
 
 CALIBRATION = {"teach": (32, 16, 160), "paper": (512, 64, 1024)}
 """Trajectories to draw from, trajectories B whose features are compared, samples N."""
@@ -86,7 +86,9 @@ class EdaDm(Method):
         trajectories, compared, samples = CALIBRATION[job.profile]
         states, _ = record(job.original, seeds.CALIBRATION[:trajectories], job.sampler)
         F = self.features(job, states, compared)
-        n = allocate(self.scores(F), self.samples or samples)
+        n = allocate(self.scores(F), samples if self.samples is None else self.samples)
+        if more := seeds.CALIBRATION[trajectories : max(n)]:  # few steps share many samples
+            states = concatenate([states, record(job.original, more, job.sampler)[0]])
         return pick(states, n, torch.Generator().manual_seed(job.seed))
 
     def features(self, job: Job, states: States, compared: int) -> Tensor:
@@ -172,7 +174,7 @@ def pick(states: States, n: Sequence[int], generator: torch.Generator) -> States
 
 def _middle_attention(denoiser: nn.Module) -> str:
     middle = getattr(denoiser, "mid_block", None)
-    if not len(getattr(middle, "attentions", None) or ()):
+    if next(iter(getattr(middle, "attentions", None) or ()), None) is None:
         raise NotApplicableError(
             f"This {type(denoiser).__name__} has no attention in a middle block to compare steps "
             "by. Name a module: recipe('eda-dm', probe='<path>')."

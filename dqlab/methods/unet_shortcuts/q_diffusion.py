@@ -69,7 +69,8 @@ class QDiffusion(Method):
         total = job.sampler.num_inference_steps
         m = min(usual_steps, total) if self.steps is None else self.steps
         kept = torch.tensor(calibration_steps(total, m))
-        states, _ = record(job.original, _seeds(self.samples or usual_samples), job.sampler)
+        n = usual_samples if self.samples is None else self.samples
+        states, _ = record(job.original, _seeds(n), job.sampler)
         return states[torch.isin(states.step, kept)]
 
     def reshape(self, job: Job) -> None:
