@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -253,6 +254,12 @@ def reconstruct_all(
     paths = [unit.path for unit in units]
     largest = max(row_bytes(capture(teacher, paths, states[:1])).values())
     states = affordable(states, 2 * largest, memory)
+    if len(states) < settings.batch:
+        warnings.warn(
+            f"Only {len(states)} calibration rows for batches of {settings.batch}: every step uses "
+            "all of them. Record more trajectories.",
+            stacklevel=2,
+        )
     tape, reports = Tape(teacher, paths, states, memory), []
     quiet = bool(os.environ.get("DQLAB_QUIET"))
     for index, unit in enumerate(tqdm(units, desc=label, disable=quiet)):

@@ -22,6 +22,7 @@ from dqlab.methods.job import Job
 from dqlab.models.families import Family
 from dqlab.ranges import MinMax, Observer, min_max
 from dqlab.trajectory import States, inactive, record, replay, tapped
+from dqlab.trajectory.probe import BATCH
 
 MOMENTS: dict[str, tuple[str, ...]] = {
     "calibrate": ("calibrate",),
@@ -130,6 +131,7 @@ def set_ranges(
     of_weight: Callable[[Tensor, Format], Range],
     observer: Callable[[str, Format], Observer],
     states: States | None = None,
+    batch_size: int = BATCH,
 ) -> None:
     """Set the ranges of all `sites` that have a format.
 
@@ -139,6 +141,7 @@ def set_ranges(
         of_weight: the range of a weight (or of a split weight's part).
         observer: made for every activation site; sees its tensors on `states`.
         states: default: the whole calibration set.
+        batch_size: rows an observer sees at a time.
 
     """
     found, weights = quantizers(job.denoiser), job.weights_by_site()
@@ -147,12 +150,17 @@ def set_ranges(
         found[site].set_range(of_weight(weights[site], formats[site]))
     watched = {s: observer(s, fmt) for s, fmt in formats.items() if s not in weights}
     if watched:
-        observe(job, watched, states)
+        observe(job, watched, states, batch_size)
         for site, seen in watched.items():
             found[site].set_range(seen.range(formats[site]))
 
 
-def observe(job: Job, observers: dict[str, Any], states: States | None = None) -> None:
+def observe(
+    job: Job,
+    observers: dict[str, Any],
+    states: States | None = None,
+    batch_size: int = BATCH,
+) -> None:
     """Replay states with activations unquantized; every observer sees its site."""
     found = quantizers(job.denoiser)
     active = [found[site] for site in job.sites("activation")]
@@ -160,7 +168,7 @@ def observe(job: Job, observers: dict[str, Any], states: States | None = None) -
         inactive(active),
         tapped(job.denoiser, observers, lambda site, x: _update(observers[site], site, x)),
     ):
-        replay(job.denoiser, job.calibration if states is None else states)
+        replay(job.denoiser, job.calibration if states is None else states, batch_size)
 
 
 def _update(observer, site: str, x) -> None:

@@ -139,6 +139,12 @@ def test_a_fit_touches_nothing_but_its_unit() -> None:
     assert not made.student.training
 
 
+def test_a_set_smaller_than_a_batch_is_used_whole_with_a_warning() -> None:
+    made = bench(weights=3, rows=2)
+    with pytest.warns(UserWarning, match="Only 2 calibration rows"):
+        reconstruct_all(made.student, made.teacher, [made.unit(MID)], made.states, QUICK, seed=0)
+
+
 def test_dropout_stays_off() -> None:
     made = bench(weights=3, rows=8)
     made.student.mid_block.resnets[0].dropout.p = 0.5

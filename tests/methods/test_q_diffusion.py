@@ -89,6 +89,16 @@ def test_the_calibration_set_is_m_steps_of_n_trajectories() -> None:
     assert states.seed.unique().tolist() == list(seeds.CALIBRATION[:3])
 
 
+def test_activation_ranges_cover_all_of_up_to_64_rows() -> None:
+    chosen = recipe("q-diffusion", samples=16, steps=3, search=False, reconstruct=False)
+    states, _ = record(pipeline(), seeds.CALIBRATION[:16], SAMPLER)
+    pipe = quantize(pipeline(), chosen, 8, 8, sampler=SAMPLER)
+    low, high = states.x.aminmax()
+    site = quantizers(pipe.unet)["conv_in.input"]
+    assert len(states) == 48
+    torch.testing.assert_close(site.scale, (high - low) / 255)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

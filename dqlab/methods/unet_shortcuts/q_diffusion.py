@@ -33,7 +33,7 @@ from dqlab.trajectory import States, record
 CALIBRATION = {"teach": (10, 16), "paper": (20, 256)}
 """Steps m and samples per step n."""
 RANGE_ROWS = 64
-"""Calibration rows that activation ranges are first set on."""
+"""Calibration rows that activation ranges are first set on, in one forward."""
 
 
 class QDiffusion(Method):
@@ -87,7 +87,8 @@ class QDiffusion(Method):
         def observer(site: str, fmt: Format) -> First:
             return First(rule, fmt, name=site)
 
-        set_ranges(job, sites, partial(of_weight, axis=0), observer, job.calibration[rows])
+        states = job.calibration[rows]
+        set_ranges(job, sites, partial(of_weight, axis=0), observer, states, len(states))
 
     def fit(self, job: Job) -> list[Phase]:
         """Rounding on the weight-quantized network, then activation ranges, then their steps."""
