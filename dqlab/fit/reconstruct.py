@@ -256,8 +256,8 @@ def reconstruct_all(
     states = affordable(states, 2 * largest, memory)
     if len(states) < settings.batch:
         warnings.warn(
-            f"Only {len(states)} calibration rows for batches of {settings.batch}: every step uses "
-            "all of them. Record more trajectories.",
+            f"Only {len(states)} calibration rows for batches of {settings.batch}: every step "
+            "uses all of them. Record more trajectories.",
             stacklevel=2,
         )
     tape, reports = Tape(teacher, paths, states, memory), []
