@@ -4,6 +4,7 @@ from dqlab.layers.context import StepContext
 from dqlab.layers.explore import Anatomy, explore
 from dqlab.layers.policy import Policy, Rule, common_policy
 from dqlab.layers.quantizer import Quantizer
+from dqlab.layers.split import SplitQuantizer, concatenations, split_layer
 from dqlab.layers.wrap import QuantizedAttention, QuantizedLayer, quantizers
 
 __all__ = [
@@ -13,8 +14,11 @@ __all__ = [
     "QuantizedLayer",
     "Quantizer",
     "Rule",
+    "SplitQuantizer",
     "StepContext",
     "common_policy",
+    "concatenations",
     "explore",
     "quantizers",
+    "split_layer",
 ]

@@ -41,6 +41,10 @@ class Quantizer(nn.Module):
         """The whole range (all steps of a table), or None before one is set."""
         return None if self.scale is None else Range(self.scale, self.zero_point)
 
+    def pieces(self, x: Tensor) -> list[tuple[nn.Module, Tensor]]:
+        """Itself beside the whole of `x`; a split site lists its parts."""
+        return [(self, x)]
+
     def set_range(self, found: Range, per_step: bool = False) -> None:
         """Use `found` from now on; with `per_step` its first axis is the sampling step."""
         if not bool(found.scale.isfinite().all()):

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from dqlab.formats import Range
 from dqlab.layers.context import StepContext
 from dqlab.layers.quantizer import Quantizer
+from dqlab.layers.split import MARK, SplitQuantizer
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 ATTENTION_OPERANDS = ("q", "k", "v", "p")
@@ -153,8 +154,15 @@ def wrap_layer(module: nn.Module, path: str, context: StepContext) -> None:
     """Give a Conv or Linear its quantizers, in place."""
     module.__class__ = _quantized_class(QuantizedLayer, type(module))
     module.frozen = False
-    for operand in ("input", "weight"):
-        module.add_module(f"{operand}_quantizer", Quantizer(f"{path}.{operand}", context))
+    input_dim = -1 if isinstance(module, nn.Linear) else 1
+    for operand, dim in (("input", input_dim), ("weight", 1)):
+        module.add_module(f"{operand}_quantizer", _site(module, f"{path}.{operand}", context, dim))
+
+
+def _site(module: nn.Module, site: str, context: StepContext, dim: int) -> nn.Module:
+    if sizes := getattr(module, MARK, None):
+        return SplitQuantizer(site, context, sizes, dim, module.weight.ndim)
+    return Quantizer(site, context)
 
 
 def wrap_attention(module: nn.Module, path: str, context: StepContext) -> None:

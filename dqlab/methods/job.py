@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from dqlab.layers import Anatomy, Policy, QuantizedLayer, Quantizer, StepContext, quantizers
+from dqlab.layers import Anatomy, Policy, QuantizedLayer, StepContext, quantizers
 from dqlab.models.families import Family, Sampler
 from dqlab.trajectory import States
 
@@ -48,9 +48,13 @@ class Job:
         for path in self.anatomy.layers:
             yield self.denoiser.get_submodule(path)
 
-    def weight_sites(self, layer: QuantizedLayer) -> list[Quantizer]:
-        """The quantizers of one layer's weight (several if it is split)."""
-        return [m for m in layer.weight_quantizer.modules() if isinstance(m, Quantizer)]
+    def weights_by_site(self) -> dict[str, Tensor]:
+        """Every weight site's tensor; a split layer has one for each part."""
+        return {
+            part.site: piece.detach()
+            for layer in self.layers()
+            for part, piece in layer.weight_quantizer.pieces(layer.weight)
+        }
 
     def sites(self, kind: str) -> list[str]:
         """Names of all "weight" or "activation" sites."""

@@ -7,18 +7,22 @@ fit         which parameters are learned, against which loss?
 correct     what is repaired while sampling?
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
 
 from dqlab import seeds
 from dqlab.errors import InvalidInputError
-from dqlab.formats import Format
+from dqlab.formats import Format, Range
 from dqlab.layers import quantizers
 from dqlab.methods.job import Job
 from dqlab.models.families import Family
-from dqlab.ranges import MinMax, min_max
+from dqlab.ranges import MinMax, Observer, min_max
 from dqlab.trajectory import States, inactive, record, replay, tapped
+from dqlab.trajectory.probe import BATCH
 
 MOMENTS: dict[str, tuple[str, ...]] = {
     "calibrate": ("calibrate",),
@@ -101,16 +105,7 @@ class Method:
 
         Activation ranges are read with weights already quantized and activations not.
         """
-        found = quantizers(job.denoiser)
-        weights = {q.site: layer.weight for layer in job.layers() for q in job.weight_sites(layer)}
-        watched = {s: MinMax() for s in sites if s not in weights and found[s].format}
-        for site in sites:
-            if site in weights and found[site].format:
-                found[site].set_range(min_max(weights[site].detach(), found[site].format, axis=0))
-        if watched:
-            observe(job, watched)
-            for site, observer in watched.items():
-                found[site].set_range(observer.range(found[site].format))
+        set_ranges(job, sites, partial(min_max, axis=0), lambda site, fmt: MinMax())
 
     def fit(self, job: Job) -> list[Phase]:
         """Learn nothing: weight ranges, then activation ranges."""
@@ -130,14 +125,50 @@ class Method:
         return tuple(m for m, names in MOMENTS.items() if any(map(changed, names)))
 
 
-def observe(job: Job, observers: dict[str, Any]) -> None:
-    """Replay the calibration set with activations unquantized; every observer sees its site."""
-    active = [q for q in quantizers(job.denoiser).values() if not q.site.endswith(".weight")]
+def set_ranges(
+    job: Job,
+    sites: Sequence[str],
+    of_weight: Callable[[Tensor, Format], Range],
+    observer: Callable[[str, Format], Observer],
+    states: States | None = None,
+    batch_size: int = BATCH,
+) -> None:
+    """Set the ranges of all `sites` that have a format.
+
+    Args:
+        job: the quantization in progress.
+        sites: names of weight and activation sites.
+        of_weight: the range of a weight (or of a split weight's part).
+        observer: made for every activation site; sees its tensors on `states`.
+        states: default: the whole calibration set.
+        batch_size: rows an observer sees at a time.
+
+    """
+    found, weights = quantizers(job.denoiser), job.weights_by_site()
+    formats = {site: found[site].format for site in sites if found[site].format}
+    for site in formats.keys() & weights.keys():
+        found[site].set_range(of_weight(weights[site], formats[site]))
+    watched = {s: observer(s, fmt) for s, fmt in formats.items() if s not in weights}
+    if watched:
+        observe(job, watched, states, batch_size)
+        for site, seen in watched.items():
+            found[site].set_range(seen.range(formats[site]))
+
+
+def observe(
+    job: Job,
+    observers: dict[str, Any],
+    states: States | None = None,
+    batch_size: int = BATCH,
+) -> None:
+    """Replay states with activations unquantized; every observer sees its site."""
+    found = quantizers(job.denoiser)
+    active = [found[site] for site in job.sites("activation")]
     with (
         inactive(active),
         tapped(job.denoiser, observers, lambda site, x: _update(observers[site], site, x)),
     ):
-        replay(job.denoiser, job.calibration)
+        replay(job.denoiser, job.calibration if states is None else states, batch_size)
 
 
 def _update(observer, site: str, x) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dqlab.layers import quantizers
+from dqlab.layers import QuantizedLayer, SplitQuantizer, quantizers
 from dqlab.layers.policy import plain_bits
 from dqlab.methods.correction import Correction, describe_correction
 from dqlab.methods.job import Job
@@ -34,6 +34,7 @@ def write_record(job: Job, seconds: float, correction: Correction | None = None)
         "calibration": {"hash": job.calibration.hash, "rows": len(job.calibration)},
         "layers": job.anatomy.layers,
         "attentions": job.anatomy.attentions,
+        "splits": splits(job.denoiser),
         "uncovered": job.anatomy.uncovered,
         "formats": {s: q.format.to_dict() for s, q in sites.items() if q.format},
         "per_step": [s for s, q in sites.items() if q.per_step],
@@ -42,6 +43,16 @@ def write_record(job: Job, seconds: float, correction: Correction | None = None)
     }
     record["fingerprint"] = fingerprint(job.denoiser, record)
     job.denoiser.register_to_config(quantization_config=record)
+
+
+def splits(denoiser: nn.Module) -> dict[str, list[int]]:
+    """Channels of the parts of every split layer, by path."""
+    return {
+        path: list(module.input_quantizer.sizes)
+        for path, module in denoiser.named_modules()
+        if isinstance(module, QuantizedLayer)
+        and isinstance(module.input_quantizer, SplitQuantizer)
+    }
 
 
 def fingerprint(denoiser: nn.Module, record: dict[str, Any]) -> str:

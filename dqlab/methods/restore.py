@@ -10,7 +10,7 @@ from torch import nn
 
 from dqlab.errors import CheckpointError, DqlabError
 from dqlab.formats import Format
-from dqlab.layers import StepContext, quantizers
+from dqlab.layers import StepContext, quantizers, split_layer
 from dqlab.methods.corrected import PREFIX, corrected
 from dqlab.methods.correction import restore_correction
 from dqlab.methods.corrector import Corrector
@@ -123,6 +123,8 @@ def _rebuild(config: dict[str, Any], record: dict[str, Any]) -> nn.Module:
 
     denoiser = getattr(diffusers, config["_class_name"]).from_config(config).eval()
     nn.Module.to(denoiser, getattr(torch, record["dtype"]))  # diffusers' own warns of fp32 parts
+    for path, sizes in record["splits"].items():
+        split_layer(denoiser.get_submodule(path), sizes, path)
     wrap_sites(denoiser, StepContext(), record["layers"], record["attentions"])
     sites = quantizers(denoiser)
     for site, described in record["formats"].items():

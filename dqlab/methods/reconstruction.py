@@ -1,0 +1,40 @@
+"""The phase that fits a model unit by unit, for any method's `fit`."""
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from dqlab.fit import Settings, UnitReport, reconstruct_all, units_of
+from dqlab.methods.job import Job
+
+
+@dataclass
+class Reconstruct:
+    """Fit every unit of the job's denoiser in execution order.
+
+    Attributes:
+        name: for progress and records.
+        teacher: full-precision copy of the denoiser, made before any weight was changed.
+        settings: what is learned and how long.
+        reports: what came out, one per unit that had something to learn.
+
+    """
+
+    name: str
+    teacher: nn.Module
+    settings: Settings
+    reports: list[UnitReport] = field(default_factory=list)
+
+    def run(self, job: Job) -> None:
+        """Do it; the weights lie on their grid afterwards."""
+        self.reports = reconstruct_all(
+            job.denoiser,
+            self.teacher,
+            units_of(job.denoiser, job.anatomy.order, job.anatomy.layers),
+            job.calibration,
+            self.settings,
+            seed=job.seed * 1_000_003,
+            label=self.name,
+        )
+        for layer in job.layers():
+            layer.freeze()

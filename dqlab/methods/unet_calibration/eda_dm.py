@@ -1,0 +1,185 @@
+"""EDA-DM: Enhanced Distribution Alignment (Liu et al., arXiv 2401.04585).
+
+Claim: calibration sets with a hand-made distribution of steps do not match the samples x_T..x_1 of
+the whole process, and reconstructing block outputs alone fits those while the layers inside
+drift. So
+
+- take n_i samples of step i in proportion to how many steps look like it and how much it differs
+  from all (features F of the middle block, min-max normalised density D and variety V):
+
+      n_i ~ D_i + lambda V_i
+
+- and let every layer inside a block answer for its own output too:
+
+      L = l(z_hat, z) + lambda_m sum over inner layers of l(y_hat, y)
+
+with rounding and activation step sizes learned together under QDrop, without AdaRound's
+regulariser. Shortcuts are split as in Q-Diffusion. Follows the authors' published code.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from dqlab import seeds
+from dqlab.errors import InvalidInputError, NotApplicableError
+from dqlab.fit import capture
+from dqlab.fit.profiles import JOINT
+from dqlab.formats import Affine, Format
+from dqlab.methods.job import Job
+from dqlab.methods.method import Method, Paper, Phase, SetRanges, set_ranges
+from dqlab.methods.reconstruction import Reconstruct
+from dqlab.methods.splitting import split_shortcuts
+from dqlab.ranges import Ema, grid_search
+from dqlab.reference.eda_dm import allocate, density, pairwise_mse, score, variety
+from dqlab.trajectory import States, concatenate, record
+
+CALIBRATION = {"teach": (32, 16, 160), "paper": (512, 64, 1024)}
+"""Trajectories to draw from, trajectories B whose features are compared, samples N."""
+
+
+class EdaDm(Method):
+    """Calibration by density and variety of steps; fine-grained block reconstruction.
+
+    Args:
+        samples: N; None for the profile's.
+        variety: lambda, the weight of variety against density.
+        radius: mean squared distance r within which steps count as alike; None takes the median
+            over all pairs of steps, for the scale of features differs between models.
+        probe: path of the module whose input is compared; None for the middle block's attention.
+        symmetric: ranges [-tau, tau] as in the paper; asymmetric otherwise.
+        layer_weight: lambda_m; None for the profile's, 0 for plain block reconstruction.
+        regularizer: AdaRound's lambda, which the paper leaves out.
+        reconstruct: learn rounding and step sizes; round to nearest otherwise.
+
+    """
+
+    slug = "eda-dm"
+    paper = Paper(
+        "Enhanced Distribution Alignment for Post-Training Quantization of Diffusion Models",
+        "arXiv 2024",
+        "2401.04585",
+    )
+    category = "1.1"
+
+    def __init__(
+        self,
+        samples: int | None = None,
+        variety: float = 1.2,
+        radius: float | None = None,
+        probe: str | None = None,
+        symmetric: bool = True,
+        layer_weight: float | None = None,
+        regularizer: float = 0.0,
+        reconstruct: bool = True,
+    ):
+        self.samples, self.variety, self.radius, self.probe = samples, variety, radius, probe
+        self.symmetric, self.reconstruct = symmetric, reconstruct
+        self.layer_weight, self.regularizer = layer_weight, regularizer
+
+    def calibrate(self, job: Job) -> States:
+        """As many samples of each step as its density and variety earn it."""
+        trajectories, compared, samples = CALIBRATION[job.profile]
+        states, _ = record(job.original, seeds.CALIBRATION[:trajectories], job.sampler)
+        F = self.features(job, states, compared)
+        n = allocate(self.scores(F), samples if self.samples is None else self.samples)
+        if more := seeds.CALIBRATION[trajectories : max(n)]:  # few steps share many samples
+            states = concatenate([states, record(job.original, more, job.sampler)[0]])
+        return pick(states, n, torch.Generator().manual_seed(job.seed))
+
+    def features(self, job: Job, states: States, compared: int) -> Tensor:
+        """F `[T, B, C, ...]`: the probe's input at every step of the first B trajectories."""
+        denoiser = job.family.denoiser(job.original)
+        probe = self.probe or _middle_attention(denoiser)
+        some = states[states.seed < states.seed.unique()[:compared].max() + 1]
+        seen = capture(denoiser, [probe], some, outputs=False)[probe].leaves[0]
+        steps = range(int(some.step.max()) + 1)
+        if len(steps) < 3:
+            raise InvalidInputError(
+                f"A trajectory of {len(steps)} steps has no distribution of steps; sample with at "
+                "least 3."
+            )
+        return torch.stack([seen[some.step == i] for i in steps])
+
+    def scores(self, F: Tensor) -> Tensor:
+        """S `[T]` from features."""
+        r = self.radius
+        if r is None:
+            distances = pairwise_mse(F)
+            r = float(distances[~torch.eye(len(F), dtype=torch.bool)].median())
+        return score(density(F, r), variety(F), self.variety)
+
+    def reshape(self, job: Job) -> None:
+        """Split shortcuts, as in Q-Diffusion."""
+        split_shortcuts(job)
+
+    def formats(self, job: Job) -> dict[str, Format | None]:
+        """The policy's, with the zero point in the middle of the codes."""
+        return {site: self._format(fmt) for site, fmt in super().formats(job).items()}
+
+    def _format(self, fmt: Format | None) -> Format | None:
+        affine = isinstance(fmt, Affine) and fmt.variant == "asymmetric"
+        return Affine(fmt.bits, "sym_offset") if affine and self.symmetric else fmt
+
+    def ranges(self, job: Job, sites: Sequence[str]) -> None:
+        """Least L_2.4 error over 100 ranges; activations as a moving average over batches."""
+
+        def observer(site: str, fmt: Format) -> Ema:
+            return Ema("grid", fmt, name=site)
+
+        set_ranges(job, sites, partial(grid_search, axis=0, dims=1), observer)
+
+    def fit(self, job: Job) -> list[Phase]:
+        """All ranges first, then rounding and activation step sizes together."""
+        phases: list[Phase] = [SetRanges("weight"), SetRanges("activation")]
+        if self.reconstruct:
+            usual = JOINT[job.profile]
+            weight = usual.layer_weight if self.layer_weight is None else self.layer_weight
+            settings = replace(usual, layer_weight=weight, lam=self.regularizer)
+            teacher = copy.deepcopy(job.denoiser)
+            phases.append(Reconstruct("fine-grained reconstruction", teacher, settings))
+        return phases
+
+
+def pick(states: States, n: Sequence[int], generator: torch.Generator) -> States:
+    """n_i rows of step i, shuffled; trajectories take turns in random order.
+
+    With at least as many trajectories as samples none is used twice. All guidance branches of a
+    chosen state are kept.
+
+    Raises:
+        InvalidInputError: if a step should give more samples than there are trajectories.
+
+    """
+    names = states.seed.unique()
+    if max(n) > len(names):
+        raise InvalidInputError(
+            f"Step {n.index(max(n))} should give {max(n)} samples, but only {len(names)} "
+            "trajectories were recorded. Ask for fewer samples."
+        )
+    steps = torch.repeat_interleave(torch.arange(len(n)), torch.tensor(n))
+    turns = names[torch.randperm(len(names), generator=generator)]
+    turns = turns[torch.arange(len(steps)) % len(names)]
+    chosen = [
+        ((states.step == step) & (states.seed == seed)).nonzero().flatten()
+        for step, seed in zip(steps.tolist(), turns.tolist(), strict=True)
+    ]
+    order = torch.randperm(len(chosen), generator=generator).tolist()
+    return states[torch.cat([chosen[i] for i in order])]
+
+
+def _middle_attention(denoiser: nn.Module) -> str:
+    middle = getattr(denoiser, "mid_block", None)
+    if next(iter(getattr(middle, "attentions", None) or ()), None) is None:
+        raise NotApplicableError(
+            f"This {type(denoiser).__name__} has no attention in a middle block to compare steps "
+            "by. Name a module: recipe('eda-dm', probe='<path>')."
+        )
+    return "mid_block.attentions.0"
+
+
+METHOD = EdaDm

@@ -1,0 +1,1 @@
+"""Survey category 1.2: tensors that hold two populations."""

@@ -1,0 +1,188 @@
+"""Q-Diffusion as a whole, on the tiny U-Net."""
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from tiny_models import SAMPLER, STEPS, pipeline, recorded
+
+from dqlab import seeds
+from dqlab.errors import InvalidInputError
+from dqlab.fit import unit_errors, units_of
+from dqlab.fit.profiles import ROUNDING
+from dqlab.fit.profiles import STEPS as STEP_SETTINGS
+from dqlab.layers import SplitQuantizer, explore, quantizers
+from dqlab.methods import describe, load, quantize, recipe
+from dqlab.methods.method import SetRanges
+from dqlab.methods.reconstruction import Reconstruct
+from dqlab.trajectory import record
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few iterations; what is measured here does not need more."""
+    for table, settings in (
+        (ROUNDING, {"iterations": 80, "batch": 8, "rounding_lr": 0.08}),
+        (STEP_SETTINGS, {"iterations": 3, "batch": 4}),
+    ):
+        monkeypatch.setitem(table, "teach", replace(table["teach"], **settings))
+
+
+def quantized(weights=3, activations=8, **options):
+    chosen = recipe("q-diffusion", samples=4, **options)
+    return quantize(pipeline(), chosen, weights, activations, sampler=SAMPLER)
+
+
+@cache
+def whole():
+    """The full method once, for tests that only look at it."""
+    return quantized()
+
+
+def shortcuts(pipe) -> list[str]:
+    return [
+        name.removesuffix(".input_quantizer")
+        for name, module in pipe.unet.named_modules()
+        if isinstance(module, SplitQuantizer) and name.endswith(".input_quantizer")
+    ]
+
+
+def test_the_method_says_what_it_is() -> None:
+    chosen = recipe("q_diffusion")
+    assert chosen.slug == "q-diffusion"
+    assert set(chosen.owners) == {"calibrate", "reshape", "place", "fit"}
+
+
+def test_exactly_the_up_blocks_shortcuts_are_split() -> None:
+    pipe = quantized(reconstruct=False)
+    assert len(shortcuts(pipe)) == 4
+    assert all("up_blocks" in s and s.endswith("conv_shortcut") for s in shortcuts(pipe))
+    for path in shortcuts(pipe):
+        for operand in ("input", "weight"):
+            parts = getattr(pipe.unet.get_submodule(path), f"{operand}_quantizer").parts
+            assert [p.site for p in parts] == [f"{path}.{operand}[{i}]" for i in range(2)]
+            assert not torch.equal(parts[0].scale, parts[1].scale)
+    assert shortcuts(quantized(reconstruct=False, split=False)) == []
+
+
+def test_the_calibration_set_is_m_steps_of_n_trajectories() -> None:
+    seen = {}
+
+    class Look(type(recipe("q-diffusion").methods[0])):
+        def reshape(self, job):
+            seen["states"] = job.calibration
+
+    from dqlab.methods.recipe import Recipe
+
+    method = Look(steps=2, samples=3, reconstruct=False)
+    quantize(
+        pipeline(),
+        Recipe((method,), dict.fromkeys(method.moments(), method)),
+        8,
+        8,
+        sampler=SAMPLER,
+    )
+    states = seen["states"]
+    assert len(states) == 2 * 3
+    assert states.step.unique().tolist() == [0, 1]
+    assert states.seed.unique().tolist() == list(seeds.CALIBRATION[:3])
+
+
+def test_activation_ranges_cover_all_of_up_to_64_rows() -> None:
+    chosen = recipe("q-diffusion", samples=16, steps=3, search=False, reconstruct=False)
+    states, _ = record(pipeline(), seeds.CALIBRATION[:16], SAMPLER)
+    pipe = quantize(pipeline(), chosen, 8, 8, sampler=SAMPLER)
+    low, high = states.x.aminmax()
+    site = quantizers(pipe.unet)["conv_in.input"]
+    assert len(states) == 48
+    torch.testing.assert_close(site.scale, (high - low) / 255)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": STEPS + 1}, f"sampler with {STEPS} steps"),
+        ({"samples": 513}, "samples=513"),
+        ({"samples": 0}, "samples=0"),
+    ],
+)
+def test_sets_that_cannot_be_recorded_are_refused(options, message: str) -> None:
+    chosen = recipe("q-diffusion", **options)
+    with pytest.raises(InvalidInputError, match=message):
+        quantize(pipeline(), chosen, 8, 8, sampler=SAMPLER)
+
+
+def test_weights_come_first_then_activation_ranges_then_their_steps() -> None:
+    phases = []
+
+    class Look(type(recipe("q-diffusion").methods[0])):
+        def fit(self, job):
+            phases.extend(super().fit(job))
+            return [SetRanges("weight"), SetRanges("activation")]
+
+    from dqlab.methods.recipe import Recipe
+
+    method = Look(samples=2)
+    quantize(
+        pipeline(),
+        Recipe((method,), dict.fromkeys(method.moments(), method)),
+        8,
+        8,
+        sampler=SAMPLER,
+    )
+    kinds = [(type(p), p.name) for p in phases]
+    assert kinds == [
+        (SetRanges, "weight ranges"),
+        (Reconstruct, "rounding"),
+        (SetRanges, "activation ranges"),
+        (Reconstruct, "step sizes"),
+    ]
+    assert phases[1].settings.quantized_share == 1
+    assert phases[3].settings.quantized_share == 0
+    assert (phases[1].settings.p, phases[3].settings.p) == (2.0, 2.4)
+
+
+def test_blocks_are_closer_to_the_original_than_with_nearest_rounding() -> None:
+    held_out, _ = record(pipeline(), seeds.HELD_OUT[:4], SAMPLER)
+    learned, nearest = whole(), quantized(reconstruct=False)
+    anatomy = explore(learned.unet, lambda: held_out[:1].call(learned.unet))
+    units = [u for u in units_of(learned.unet, anatomy.order, anatomy.layers) if u.kind != "layer"]
+    errors = [
+        unit_errors(q.unet, pipeline().unet, units, held_out, source=learned.unet)
+        for q in (learned, nearest)
+    ]
+    better = [errors[0][u.path] < errors[1][u.path] for u in units]
+    assert sum(better) >= 0.9 * len(better)
+
+
+def test_the_result_is_on_its_grid_and_comes_back_from_disk(tmp_path) -> None:
+    pipe, states = whole(), recorded()[0][:4]
+    for module in pipe.unet.modules():
+        if hasattr(module, "weight_quantizer"):
+            assert torch.equal(module.weight, module.weight_quantizer(module.weight))
+    pipe.save_pretrained(tmp_path)
+    again = load(tmp_path)
+    assert shortcuts(again) == shortcuts(pipe)
+    assert torch.equal(states.call(again.unet), states.call(pipe.unet))
+    assert describe(again)["recipe"]["methods"] == ["q-diffusion"]
+
+
+def test_the_same_call_gives_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ROUNDING, "teach", replace(ROUNDING["teach"], iterations=3))
+    first, second = quantized(), quantized()
+    assert describe(first)["fingerprint"] == describe(second)["fingerprint"]
+
+
+def test_weights_alone_can_be_quantized() -> None:
+    pipe = quantized(activations=None, reconstruct=False)
+    found = quantizers(pipe.unet)
+    assert all(q.format is None for s, q in found.items() if ".weight" not in s)
+    assert found["up_blocks.0.resnets.0.conv_shortcut.weight[1]"].format.bits == 3
+
+
+def test_a_shared_calibration_set_is_used_as_given() -> None:
+    states = recorded()[0]
+    chosen = recipe("q-diffusion", reconstruct=False)
+    pipe = quantize(pipeline(), chosen, 8, 8, sampler=SAMPLER, calibration=states)
+    assert describe(pipe)["calibration"]["hash"] == states.hash
