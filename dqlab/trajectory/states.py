@@ -42,11 +42,15 @@ class States:
     step: Tensor
     seed: Tensor
     output: Tensor
-    branch: Tensor
+    branch: Tensor = None  # type: ignore[assignment]  # zeros, filled in below
     conditions: dict[str, Tensor] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
     branches: tuple[str, ...] = ()
     guidance_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.branch is None:
+            object.__setattr__(self, "branch", torch.zeros(len(self.x), dtype=torch.int64))
 
     def __len__(self) -> int:
         return len(self.x)

@@ -25,10 +25,9 @@ class Answers(nn.Module):
         return (sample + self.error(sample, timestep),)
 
 
-def states(steps: int = 3, count: int = 5, branches: int = 1) -> States:
-    per_step = count * branches
-    step = torch.arange(steps).repeat_interleave(per_step)
-    seed = torch.arange(count).repeat(branches * steps)
+def states(steps: int = 3, count: int = 5) -> States:
+    step = torch.arange(steps).repeat_interleave(count)
+    seed = torch.arange(count).repeat(steps)
     x = torch.randn(len(step), 2, 4, 4)
     return States(x, 900 - 100 * step, step, seed, x.clone())
 
@@ -61,12 +60,20 @@ def test_by_hand() -> None:
     assert mean_sqnr_db(found) == pytest.approx(sum(expected) / 2)
 
 
-def test_branches_of_one_trajectory_are_added() -> None:
-    given = states(branches=2)
-    found = error_powers(given, Answers(lambda x, t: 0.1 * x))
-    assert len(found) == 3 * 5
-    per_row = given.x.double().square().flatten(1).sum(1)
-    assert found["signal"][0] == pytest.approx(float(per_row[0] + per_row[5]))
+def test_guidance_mixes_the_branches_before_the_error_is_taken() -> None:
+    """Errors u, c of the branches become u + g (c - u), as the sampler sees them."""
+    x = torch.tensor([[3.0], [4.0], [1.0], [2.0]])
+    same = torch.tensor([0, 0, 0, 0])
+    given = States(
+        x, 10 - same, same, torch.tensor([7, 8, 7, 8]), x, torch.tensor([0, 0, 1, 1]),
+        branches=("uncond", "cond"), guidance_scale=3.0,
+    )  # fmt: skip
+    error = torch.tensor([[0.1], [0.0], [0.2], [0.5]])
+    found = error_powers(given, Answers(lambda x, t: error))
+    assert found["seed"].tolist() == [7, 8]
+    truth, mixed = [3 + 3 * (1 - 3), 4 + 3 * (2 - 4)], [0.1 + 3 * 0.1, 3 * 0.5]
+    assert found["signal"].tolist() == pytest.approx([v**2 for v in truth])
+    assert found["noise"].tolist() == pytest.approx([v**2 for v in mixed], rel=1e-5)
 
 
 def test_batch_size_does_not_matter() -> None:

@@ -8,7 +8,7 @@ import dqlab
 from dqlab.engine import Budget, Progress
 from dqlab.errors import CheckpointError, InvalidInputError, UnknownNameError
 from dqlab.models import fashion, training
-from dqlab.models.classifier import load_classifier
+from dqlab.models.classifier import AttributeClassifier, load_classifier, save_classifier
 from dqlab.models.recipes import RECIPES, recipe_for
 from dqlab.models.recipes.base import add_noise, blended_weights, weighted_noise_loss
 from dqlab.models.recipes.pixel_unet import PixelUNet
@@ -19,11 +19,20 @@ def home(tmp_path, monkeypatch):
     """Own folders, and 40 real images in place of the training split."""
     grey, labels = fashion.load_held_out()
     monkeypatch.setattr(fashion, "load_split", lambda split: (grey[:40], labels[:40]))
+    monkeypatch.setattr(fashion, "load_held_out", lambda: (grey, labels))
     monkeypatch.setenv("DQLAB_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("DQLAB_SHIPPED_DIR", str(tmp_path / "data"))
     for recipe in RECIPES.values():
         monkeypatch.setattr(recipe, "settings", recipe.settings | {"batch": 4})
     return tmp_path
+
+
+@pytest.fixture
+def untrained_parts(home):
+    """What latent recipes build on: a judge and an autoencoder, never trained."""
+    save_classifier(AttributeClassifier(), home / "data" / "models" / "attribute-classifier")
+    plain = recipe_for("autoencoder")
+    plain.export(plain.model(), home / "data" / "models" / "autoencoder")
 
 
 def weights(folder) -> bytes:
@@ -132,7 +141,7 @@ def test_default_budget_is_the_recipes(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_batches_come_from_the_generator_alone(home, name) -> None:
+def test_batches_come_from_the_generator_alone(untrained_parts, name) -> None:
     task = recipe_for(name).task(Budget(steps=1), torch.device("cpu"))
     generators = [torch.Generator().manual_seed(seed) for seed in (1, 1, 2)]
     losses = [task.loss(task.batch(g), Progress(0, 0.0)) for g in generators]
