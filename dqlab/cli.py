@@ -66,7 +66,7 @@ def methods(as_json: AsJson = False) -> None:
     rows = methods_table()
     if as_json:
         return _print_json(rows)
-    _print_table(rows, ["slug", "venue", "arxiv", "category", "moments", "applies_to"])
+    _print_table(rows, ["slug", "venue", "arxiv", "category", "moments"])
     return None
 
 

@@ -114,7 +114,7 @@ class Ptqd(Method):
         "NeurIPS 2023",
         "2305.10657",
     )
-    category = "1.5 Quantization error correction"
+    category = "1.5"
 
     def __init__(
         self,

@@ -203,7 +203,7 @@ class Tdq(Method):
     paper = Paper(
         "Temporal Dynamic Quantization for Diffusion Models", "NeurIPS 2023", "2306.02316"
     )
-    category = "1.3 Dynamic quantization"
+    category = "1.3"
 
     def __init__(self, warm: int | None = None, updates: int | None = None):
         for name, value in (("warm", warm), ("updates", updates)):

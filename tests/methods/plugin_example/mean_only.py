@@ -25,7 +25,7 @@ class MeanOnly(Method):
 
     slug = "mean-only"
     paper = Paper("Paper 28", "nowhere", "0000.00000")
-    category = "1.5 Quantization error correction"
+    category = "1.5"
 
     def correct(self, job) -> MeanCorrection:
         """Measured on eight full-precision trajectories."""
