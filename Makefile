@@ -57,8 +57,10 @@ lock: $(READY) ## refresh constraints.txt (torch moves only with TORCH_VERSION=x
 train: $(READY) ## train a shipped model from scratch, resumable: make train MODEL=pixel-unet
 	$(VENV)/bin/dqlab train $(MODEL)
 
-notebooks: $(READY) ## rebuild the notebooks from notebooks/src and run them
-	$(PY) notebooks/src/build.py
+notebooks: $(READY) ## from notebooks/src: run them, make student copies, try every solution and mistake
+	$(PY) notebooks/src/build.py build
+	$(PY) notebooks/src/build.py student
+	$(OFFLINE) $(PY) -m pytest tests/notebooks
 
 $(READY): pyproject.toml constraints.txt .ci/environment.py
 	@test -n "$(PYTHON)" || { echo "dqlab needs Python 3.11, 3.12 or 3.13 and found none." \
