@@ -47,15 +47,7 @@ class AttributeClassifierRecipe(Recipe):
             losses = [nn.functional.cross_entropy(logits[h], getattr(shown, h)) for h in HEADS]
             return torch.stack(losses).sum()
 
-        return SupervisedTask(
-            module,
-            draw,
-            objective,
-            self.fingerprint,
-            budget,
-            self.settings["lr"],
-            self.settings["ema_decay"],
-        )
+        return self.supervised(module, draw, objective, budget)
 
     def _shift(self, grey: Tensor, generator: torch.Generator) -> Tensor:
         """Move the whole batch by up to `shift_pixels` (the padding makes rolling harmless)."""

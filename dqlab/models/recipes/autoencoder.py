@@ -70,15 +70,7 @@ class AutoencoderRecipe(Recipe):
             decoded = module.decode(posterior.mean + posterior.std * noise).sample
             return self._loss(images, decoded, posterior.kl().mean(), judge)
 
-        return SupervisedTask(
-            module,
-            draw,
-            objective,
-            self.fingerprint,
-            budget,
-            self.settings["lr"],
-            self.settings["ema_decay"],
-        )
+        return self.supervised(module, draw, objective, budget)
 
     def _loss(self, images: Tensor, decoded: Tensor, kl: Tensor, judge: nn.Module) -> Tensor:
         error = decoded.float() - images

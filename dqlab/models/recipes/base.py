@@ -3,6 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,6 +31,25 @@ class Recipe(ABC):
     def export(self, module: nn.Module, folder: Path) -> None:
         """Write the trained module as a folder that `dqlab.load` and diffusers read."""
 
+    def supervised(
+        self,
+        module: nn.Module,
+        draw: Callable[[torch.Generator], Any],
+        objective: Callable[[Any], Tensor],
+        budget: Budget,
+    ) -> "SupervisedTask":
+        """One stage of AdamW on `objective(draw(g))` at the recipe's rate and averaging."""
+        settings = self.settings
+        return SupervisedTask(
+            module,
+            draw,
+            objective,
+            self.fingerprint,
+            budget,
+            settings["lr"],
+            settings["ema_decay"],
+        )
+
     @property
     def fingerprint(self) -> str:
         """Short hash of name and settings: a resumable state belongs to exactly one."""
@@ -42,8 +62,8 @@ class SupervisedTask:
     """A module, its sampler of batches and its loss, in one cosine stage of AdamW."""
 
     module: nn.Module
-    draw: Any
-    objective: Any
+    draw: Callable[[torch.Generator], Any]
+    objective: Callable[[Any], Tensor]
     fingerprint: str
     budget: Budget
     lr: float

@@ -121,15 +121,7 @@ class LatentUNet(Recipe):
             predicted = module["unet"](noisy, t, encoder_hidden_states=words).sample
             return weighted_noise_loss(predicted, noise, weights[t])
 
-        return SupervisedTask(
-            module,
-            draw,
-            objective,
-            self.fingerprint,
-            budget,
-            self.settings["lr"],
-            self.settings["ema_decay"],
-        )
+        return self.supervised(module, draw, objective, budget)
 
     @torch.no_grad()
     def _latents(self) -> tuple[Tensor, Tensor]:

@@ -82,15 +82,7 @@ class PixelUNet(Recipe):
             predicted = module(noisy.contiguous(memory_format=torch.channels_last), t).sample
             return weighted_noise_loss(predicted, noise, weights[t])
 
-        return SupervisedTask(
-            module,
-            draw,
-            objective,
-            self.fingerprint,
-            budget,
-            self.settings["lr"],
-            self.settings["ema_decay"],
-        )
+        return self.supervised(module, draw, objective, budget)
 
     def export(self, module: nn.Module, folder: Path) -> None:
         """A plain DDIMPipeline folder with fp16 weights."""
