@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from dqlab.errors import InvalidInputError
 
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
 PALETTE = 256  # colours; makes a picture three times smaller, to no visible effect
+_QUICK: ContextVar[bool] = ContextVar("quick", default=False)
 SCALE = 2  # device pixels per CSS pixel, so that text is sharp on dense screens
 
 
@@ -118,12 +121,28 @@ def figure_png(figure: Figure) -> bytes:
     return encode_png(Image.frombytes("RGBA", size, buffer.getvalue()), PALETTE)
 
 
+@contextlib.contextmanager
+def quickly() -> Iterator[None]:
+    """While inside, pictures are for a live widget: large but soon, and without a plotly twin."""
+    token = _QUICK.set(True)
+    try:
+        yield
+    finally:
+        _QUICK.reset(token)
+
+
+def is_quick() -> bool:
+    """Whether pictures are now drawn for a live widget."""
+    return _QUICK.get()
+
+
 def encode_png(image: Image.Image, colours: int | None = None) -> bytes:
     """PNG bytes of an image: lossless, or with a palette of its `colours` most frequent ones."""
-    if colours is not None:
+    if colours is not None and not is_quick():
         image = _with_palette(image.convert("RGBA"), colours)
     buffer = io.BytesIO()
-    image.save(buffer, format="png", optimize=True)
+    effort = {"compress_level": 1} if is_quick() else {"optimize": True}
+    image.save(buffer, format="png", **effort)
     return buffer.getvalue()
 
 
@@ -167,6 +186,8 @@ def _palette(shades: np.ndarray, counts: np.ndarray, colours: int) -> tuple[list
 
 def fewer_colours(pixels: np.ndarray, colours: int = 208) -> np.ndarray:
     """Images [..., W, 3] in [0, 1] with a shared palette: a strip becomes three times smaller."""
+    if is_quick():
+        return pixels
     flat = np.clip(np.rint(pixels * 255), 0, 255).astype(np.uint8).reshape(-1, pixels.shape[-2], 3)
     sheet = Image.fromarray(flat).quantize(colours, kmeans=2, dither=Image.Dither.NONE)
     return np.asarray(sheet.convert("RGB")).reshape(pixels.shape) / 255.0

@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from PIL import Image
 
-from dqlab.show.bundle import SCALE, Picture, encode_png, number
+from dqlab.show.bundle import SCALE, Picture, encode_png, is_quick, number
 from dqlab.show.frames import require, timeline, to_array
 from dqlab.show.panel import Canvas, Panel
 from dqlab.show.roles import MAGNITUDE_MAP, RULE, assign_roles, label_of, role, style
@@ -28,6 +28,8 @@ PLACES = ((0, 11), (0, -15), (26, -2), (-26, -2), (30, 11), (-30, -15), (0, 24),
 
 def light(picture: Picture) -> Picture:
     """The same chart with few colours: a third smaller. One with a colour scale keeps them all."""
+    if is_quick():
+        return picture
     traces = (picture.plotly or {"data": [{"type": "heatmap"}]})["data"]
     if any(trace["type"] == "heatmap" for trace in traces):
         return picture

@@ -15,7 +15,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from dqlab.errors import DqlabError, InvalidInputError, UnknownNameError
-from dqlab.show.bundle import Live, Picture, stack
+from dqlab.show.bundle import Live, Picture, quickly, stack
 
 COLUMN = "250px"
 MAX_STOPS = 5
@@ -222,7 +222,8 @@ class Frame:
     def show(self) -> None:
         """Draw the current setting; an error a user can act on is told in the sentence's place."""
         try:
-            picture, words = self.explorer.frame(self.setting(), self._progress)
+            with quickly():
+                picture, words = self.explorer.frame(self.setting(), self._progress)
         except DqlabError as error:
             self.notice.value = html.escape(str(error))
             return

@@ -1,11 +1,12 @@
 """Explorers run on their whole grid without a kernel; widgets only connect the functions."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dqlab.errors import InvalidInputError, UnknownNameError
-from dqlab.show import Control, Explorer, comb
-from dqlab.show.bundle import PLOTLY, WIDGET
+from dqlab.show import Control, Explorer, comb, db_over_steps
+from dqlab.show.bundle import PLOTLY, WIDGET, is_quick
 from dqlab.show.explorer import Frame
 
 VALUES = np.linspace(-3, 3, 200)
@@ -153,3 +154,24 @@ def test_an_error_is_told_in_the_sentences_place(bench):
 def test_impossible_explorers_are_refused(bench, build, error, words):
     with pytest.raises(error, match=words):
         build(bench)
+
+
+def test_live_pictures_are_drawn_quickly_and_stored_ones_with_care() -> None:
+    pictures = []
+
+    def draw(level: int) -> object:
+        frame = pd.DataFrame(
+            {"step": [0, 1], "timestep": [999, 499], "series": "rtn", "db": level}
+        )
+        pictures.append(db_over_steps(frame, spread="none"))
+        return pictures[-1]
+
+    controls = [Control("level", "level", (1, 2, 3))]
+    presets = {"one": {"level": 1}, "two": {"level": 2}}
+    explorer = Explorer("Quick", controls, lambda level: level, draw, presets=presets)
+    Frame(explorer).knobs["level"].value = 3
+    *kept, live = pictures
+    assert len(kept) == 2 and all(p.plotly is not None for p in kept)
+    assert live.plotly is None
+    assert live.size == kept[0].size
+    assert not is_quick()
