@@ -56,6 +56,12 @@ def frechet_deviation(real: Tensor, features: Tensor, draws: int, seed: int = 0)
     return float(torch.tensor([frechet_distance(real, features[p]) for p in picks]).std())
 
 
+def paired(judged: pd.DataFrame, weights: int, activations: int) -> pd.Series:
+    """One setting's row of `quality`'s frame."""
+    chosen = judged.query("weights == @weights and activations == @activations")
+    return chosen.iloc[0]
+
+
 def opposite_pairs(table: pd.DataFrame) -> pd.DataFrame:
     """Settings whose paired error and Frechet distance disagree about which is better.
 

@@ -6,7 +6,7 @@ branch is chosen, so that two close numbers never decide by chance.
 """
 
 import html
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -126,10 +126,40 @@ def harder_half(w4a8: float, w8a4: float) -> Verdict:
     gap = w4a8 - w8a4
     told = f"W4A8 keeps {w4a8:.1f} dB and W8A4 {w8a4:.1f} dB"
     if gap > CLEAR_DB:
-        return Verdict("activations", f"{told}: 4-bit activations hurt more, by {gap:.1f} dB.")
+        return Verdict(
+            "activations",
+            f"{told}: per answer, 4-bit activations hurt more, by {gap:.1f} dB.",
+        )
     if gap < -CLEAR_DB:
-        return Verdict("weights", f"{told}: 4-bit weights hurt more, by {-gap:.1f} dB.")
+        return Verdict(
+            "weights",
+            f"{told}: per answer, 4-bit weights hurt more, by {-gap:.1f} dB.",
+        )
     return Verdict("equal", f"{told}: within {CLEAR_DB:g} dB, neither half is the harder one.")
+
+
+def answers_or_pictures(db: Sequence[float], errors: Sequence[pd.Series]) -> Verdict:
+    """Scene 14: do W4A8 and W8A4 rank alike by answer (dB) and by final picture (paired error)?
+
+    Args:
+        db: mean SQNR of the two.
+        errors: columns mse, mse_low, mse_high of the two.
+
+    """
+    first, second = errors
+    told = (
+        f"W4A8 answers with {db[0]:.1f} dB and W8A4 with {db[1]:.1f} dB; pictures are off by "
+        f"{first.mse:.3f} and {second.mse:.3f}"
+    )
+    if first.mse_low <= second.mse_high and second.mse_low <= first.mse_high:
+        return Verdict("unclear", f"{told}, too close to rank.")
+    alike = (db[0] > db[1]) == (first.mse < second.mse)
+    if alike:
+        return Verdict("same", f"{told}: the better answers give the closer pictures.")
+    return Verdict(
+        "contrary",
+        f"{told}: SQNR does not rank pictures, for it does not ask what an answer decides.",
+    )
 
 
 def worst_step(curve: pd.DataFrame, name: str) -> Verdict:
@@ -160,10 +190,13 @@ def single_steps(single: pd.DataFrame, curve: pd.DataFrame, together: float) -> 
     means = single.groupby("step")["error"].mean()
     worst, lowest = int(means.idxmax()), int(curve.groupby("step")["db"].mean().idxmin())
     share, total = float(means.sum()) / together, len(means)
-    told = f"Quantizing step {worst} alone does the most damage; SQNR is lowest at step {lowest}"
+    told = (
+        f"Quantizing step {worst} alone moves the final picture furthest; "
+        f"SQNR is lowest at step {lowest}"
+    )
     sums = f"All {total} single errors add up to {share:.2f} times the error of all steps together"
     if share > 1.25:
-        sums += ": together, steps do less harm than their sum."
+        sums += ": each step moves the picture elsewhere, so distances do not add."
     elif share < 0.8:
         sums += ": together, steps do more harm than one by one."
     else:
@@ -202,7 +235,7 @@ def drifting(ratios: pd.Series, limit: float) -> Verdict:
         f"and the median {float(ratios.median()):.2f}"
     )
     if share >= 0.25:
-        return Verdict("many", f"{told}: for many sites no single range fits all steps.")
+        return Verdict("many", f"{told}: for many sites any single range cuts or wastes levels.")
     if share >= 0.05:
         return Verdict("some", f"{told}: some sites drift, most do not.")
     return Verdict("few", f"{told}: in this net ranges hardly drift.")

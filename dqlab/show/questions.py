@@ -13,9 +13,9 @@ from dqlab.show.charts import light
 # scene -> (prompt, {key: (answer, why)})
 _ASKED: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
     2: (
-        "At which t do picture and noise have equal power?",
+        "At which t does abar fall to one half?",
         {
-            "A": ("near t = 260", "Shares are squares of amplitudes, so noise wins early."),
+            "A": ("near t = 260", "abar falls slowly, then fast, then slowly: noise wins early."),
             "B": ("near t = 500", "It is half-way in t; but t is a label, not a share."),
             "C": ("near t = 750", "Pictures stay readable under much noise; power says less."),
         },
@@ -55,7 +55,7 @@ _ASKED: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
         },
     ),
     12: (
-        "In how many places does the range grow or shrink by more than half over the run?",
+        "At how many sites is the largest range over the run more than 1.5 times the smallest?",
         {
             "few": ("under 5 %", "The network is the same at every step; its inputs are not."),
             "some": ("5 % to 25 %", "Normalization layers keep most values in one range."),
@@ -65,9 +65,9 @@ _ASKED: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
     13: (
         "Which is worse at 4 bits: the first and last convolution, or all other layers together?",
         {
-            "holds": ("the two", "One reads the picture, one writes the answer: no detour."),
-            "weaker": ("less than 1 dB apart", "Two layers against more than sixty."),
-            "opposite": ("all others", "They hold nearly all parameters."),
+            "two": ("first and last", "One reads the picture, one writes the answer: no detour."),
+            "equal": ("less than 1 dB apart", "Two layers against more than sixty."),
+            "others": ("all others", "They hold nearly all parameters."),
         },
     ),
     14: (

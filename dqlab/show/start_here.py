@@ -28,6 +28,10 @@ ROWS, COLUMNS = 24, 48  # of a weight matrix that are drawn
 CLIPS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 4.5)
 
 
+FLOOR = 1e-5
+"""Error powers below it are drawn at it: a log axis has no zero."""
+
+
 def bits_explorer(pictures: Mapping[tuple[int, int], Tensor], options: Sequence[int]) -> Explorer:
     """Pictures of the first seeds at any pair of bit-widths; (0, 0) holds full precision."""
     exact = pictures[0, 0]
@@ -137,8 +141,9 @@ def clip_explorer(values: Tensor) -> Explorer:
     def draw(data: dict) -> Picture:
         long = data["curve"].melt("clip", var_name="series", value_name="power")
         return charts.lines(
-            long[long["power"] > 1e-5], data["title"], x="clip", y="power", log=True,
-            axes=("clip point [standard deviations]", "error power"),
+            long.assign(power=long["power"].clip(lower=FLOOR)), data["title"],
+            x="clip", y="power", log=True,
+            axes=("clip point [standard deviations]", f"error power (floor {FLOOR:g})"),
             roles={"rounding": "ablation_1", "clipping": "ablation_2", "total": "rtn"},
             at=(data["clip"], f"clip at {data['clip']:g}"), width=600, height=290,
         )  # fmt: skip

@@ -4,7 +4,7 @@
 # A diffusion model paints by asking one neural network the same question many times: how much of
 # this is noise? Quantization lets that network work with few bits. This notebook shows, in
 # fourteen scenes, what breaks, where, and why. Each scene is one question, one picture, one thing
-# to do, one computed number, and one belief that turns out wrong.
+# to do, one computed number, and one belief that the number tests.
 #
 # - **You will be able to** read a decibel curve over sampling steps; choose a scale, a zero point
 #   and a clip point; tell fresh error from inherited error; and say which of five moments a
@@ -90,8 +90,9 @@ belief("Fewer bits mean fewer colours.", measured, refuted_by=["holds"])
 #
 # Training mixes a picture $x_0$ with noise $\varepsilon$. At time $t$ the mixture is
 # $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\varepsilon$. Power is amplitude
-# squared, so $\bar\alpha_t$ is the share of power that is still picture (`abar` in code). Time $t$
-# counts from 0, clean, to 999, noise only. We draw it from noise, left, to picture, right.
+# squared, so $\bar\alpha_t$ (`abar` in code) would be the picture's share of the power, if picture
+# and noise had equal power. Ours have less, so they drown sooner. Time $t$ counts from 0, clean,
+# to 999, noise only. We draw it from noise, left, to picture, right.
 # <!-- numbers: 999 -->
 
 # %%
@@ -104,12 +105,12 @@ share = ph.schedule.shares(pipe.scheduler)
 left = 100 * share["signal"][500]
 chart = charts.lines(
     share.melt("t", var_name="series", value_name="share").iloc[::10],
-    f"Equal shares at t = {crossing}; at t = 500 only {left:.1f} % of the power is picture.",
+    f"abar falls to one half at t = {crossing}; at t = 500 it is only {left:.1f} %.",
     x="t",
     y="share",
     falling=True,
-    at=(crossing, "equal shares"),
-    axes=("t (noise → picture)", "share of power"),
+    at=(crossing, "one half"),
+    axes=("t (noise → picture)", "share, if powers were equal"),
     roles={"signal": "full_precision", "noise": "ablation_2"},
 )
 asked.reveal(chart)
@@ -117,8 +118,9 @@ asked.reveal(chart)
 # %%
 times = [999, 749, 499, 249, 99, 0]
 mixed = ph.schedule.noised(images[0] * 2 - 1, times, pipe.scheduler)
-heads = [f"t = {t}\n{share['signal'][t]:.0%} picture" for t in times]
-words = "Seed 0's picture under less and less of the same noise."
+heads = [f"t = {t}\nabar {share['signal'][t]:.0%}" for t in times]
+power = float((images[0] * 2 - 1).square().mean())
+words = f"Seed 0's picture has {power:.2g} of the noise's power, so it shows later than abar says."
 charts.picture_rows({"mixture": mixed}, heads, words, roles={"mixture": "full_precision"})
 
 # %% [markdown]
@@ -128,10 +130,12 @@ charts.picture_rows({"mixture": mixed}, heads, words, roles={"mixture": "full_pr
 #
 # ## Scene 3. What does the network answer?
 #
-# It sees $x_t$ and $t$ and predicts the noise. Take that noise away and its guess of the finished
+# Sampling runs backwards: step 0 is $t = 999$, the last step $t = 49$. The network sees $x_t$ and
+# $t$ and predicts the noise. Take that noise away and its guess of the finished
 # picture is left:
 # $\hat x_0 = (x_t - \sqrt{1-\bar\alpha_t}\,\hat\varepsilon) / \sqrt{\bar\alpha_t}$.
 # Near pure noise we divide by almost nothing, so every flaw of the answer is magnified.
+# <!-- numbers: 999, 49 -->
 
 # %%
 one = states[states.seed == 0]
@@ -148,13 +152,15 @@ error = ph.chain.mean_error(ph.chain.implied_error(states, images, pipe.schedule
 for step in (0, 5, 10, 15):
     row = error.set_index("step").loc[step]
     times = ph.schedule.magnification(pipe.scheduler, int(row["timestep"]))
-    print(f"step {step:2}: flaws × {times:.3g}; the guess misses by {row['error']:.3g} (MSE)")
+    print(
+        f"step {step:2}: flaws (amplitude) × {times:.3g}; guess misses by {row['error']:.3g} (MSE)"
+    )
 
 # %% [markdown]
 # MSE is the mean squared error to the picture that the run ends with, colours between 0 and 1.
 #
-# > **"The network paints the picture in one call."** One call gives noise, then a blur: the
-# > average of all pictures that are still possible.
+# > **"The network paints the picture in one call."** An early call gives noise, a middle one a
+# > blur: roughly the average of all pictures that are still possible.
 #
 # ## Scene 4. How does noise become a garment?
 #
@@ -334,8 +340,9 @@ print(redo("MSE after step 19 alone", was, now, tolerance=0.1))
 belief("Where SQNR is low, the damage is done.", alone, refuted_by=["elsewhere"])
 
 # %% [markdown]
-# SQNR asks how wrong an answer is. The picture also asks what that answer decides: scene 3's
-# magnification, and scene 4's labels.
+# SQNR asks how wrong an answer is. The picture also asks what that answer decides: early flaws are
+# magnified most (scene 3), and every later step builds on them. What comes out may be a clean but
+# different picture; scene 14 tells worse from different.
 #
 # ## Scene 11. Fresh or inherited?
 #
@@ -369,7 +376,8 @@ belief("Repair the worst step and all is well.", origin, refuted_by=["early", "l
 # ## Scene 12. Why can one range not fit?
 #
 # The *range* of a tensor is what its comb must cover. Activations get one range for the whole run.
-# Let $R$ be a tensor's largest range over the steps, divided by its smallest.
+# A *site* is one tensor we watch; a *static* range is one range for all steps. Let $R$ be a site's
+# largest range over the steps, divided by its smallest.
 
 # %%
 ranges = results.frames["ranges"]
@@ -381,7 +389,7 @@ asked
 # %%
 layers = ph.drift.layer_table(watched)
 reach = ph.drift.shorten(ph.drift.reach(ranges, layers))
-size = {"width": 760, "height": 420}
+size = {"width": 640, "height": 340}
 unit = "largest value, of the layer's own maximum [%]"
 asked.reveal(show.layer_step_map(reach, value="percent", unit=unit, **size))
 
@@ -404,7 +412,7 @@ belief("One calibration state is like any other.", moving, refuted_by=["many", "
 # %%
 ends = results.frames["ends"].iloc[0]
 few = ph.verdicts.end_layers(ends["ends"], ends["others"])
-asked = question(13, few.key)
+asked = question(13, {"holds": "two", "weaker": "equal", "opposite": "others"}[few.key])
 asked
 
 # %%
@@ -459,6 +467,7 @@ print(judged[names].to_string(index=False, formatters=columns))
 
 # %% [markdown]
 # The last two columns: share of pictures whose garment and colour read as at full precision.
+# Guessing a garment would give one in ten.
 
 # %%
 features = results.tensors["features"].float()
@@ -466,15 +475,25 @@ now = metrics.frechet_distance(results.tensors["real"].float(), features[0])
 print(redo("Fréchet distance at W8A8", judged["frechet"][0], now, tolerance=0.01))
 belief("The distance fell, so it is better.", disagree, refuted_by=["disagree"])
 
+# %%
+answers = [ph.bits.db_of(table, *pair) for pair in ((4, 8), (8, 4))]
+errors = [ph.quality.paired(judged, *pair) for pair in ((4, 8), (8, 4))]
+belief(
+    "Better answers, better pictures.",
+    ph.verdicts.answers_or_pictures(answers, errors),
+    refuted_by=["contrary"],
+)
+
 # %% [markdown]
 # ## The map: five moments
 #
-# You have now met every reason why a method exists. A method can act at five moments:
+# You have met the main reasons why methods exist; the table names the others. A method can act at
+# five moments:
 #
 # 1. **calibrate**: see better data (scene 12);
 # 2. **reshape**: rewrite the net so that its values are easier (scene 7);
 # 3. **place**: choose formats and ranges (scenes 5, 6, 8, 12);
-# 4. **fit**: learn parameters that suit the levels (scene 13);
+# 4. **fit**: learn parameters that suit the levels (no scene yet; scene 13 says where it counts);
 # 5. **correct**: repair the error while sampling (scenes 9, 10, 11).
 #
 # Each later notebook opens with what the one before left over.

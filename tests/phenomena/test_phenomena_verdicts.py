@@ -41,6 +41,12 @@ def single(worst_step: int, together: float) -> Verdict:
     return verdicts.single_steps(frame, curve([20.0] * 9 + [5.0]), together)
 
 
+def answered(w4a8: float, w8a4: float) -> Verdict:
+    """Pictures off by so much, give or take 10 %; W4A8 has the better answers."""
+    rows = [pd.Series({"mse": m, "mse_low": 0.9 * m, "mse_high": 1.1 * m}) for m in (w4a8, w8a4)]
+    return verdicts.answers_or_pictures([23.0, 15.0], rows)
+
+
 def drifting(share: float) -> Verdict:
     moving = int(100 * share)
     return verdicts.drifting(pd.Series([2.0] * moving + [1.0] * (100 - moving)), 1.5)
@@ -68,12 +74,15 @@ CASES = [
     (verdicts.harder_half(25, 15), "activations", "by 10.0 dB"),
     (verdicts.harder_half(15, 25), "weights", "by 10.0 dB"),
     (verdicts.harder_half(20.2, 20), "equal", "within 1 dB"),
+    (answered(0.06, 0.03), "contrary", "does not rank pictures"),
+    (answered(0.03, 0.06), "same", "the closer pictures"),
+    (answered(0.05, 0.049), "unclear", "too close to rank"),
     (worst([20, 18, 16, 5.0]), "last", "finished picture"),
     (worst([5.0, 18, 16, 20]), "first", "worst near pure noise"),
     (worst([20, 5.0, 16, 20]), "middle", "at step 1"),
     (single(0, 2.0), "elsewhere", "step 0 alone"),
     (single(9, 2.0), "same", "close by"),
-    (single(0, 1.0), "elsewhere", "2.00 times the error of all steps together: together,"),
+    (single(0, 1.0), "elsewhere", "2.00 times the error of all steps together: each step moves"),
     (single(0, 2.0), "elsewhere", "nearly add up"),
     (single(0, 20.0), "elsewhere", "more harm"),
     (verdicts.inheritance(None, 19), "never", "not overtaken"),
