@@ -389,7 +389,7 @@ asked
 # %%
 layers = ph.drift.layer_table(watched)
 reach = ph.drift.shorten(ph.drift.reach(ranges, layers))
-size = {"width": 640, "height": 340}
+size = {"width": 590, "height": 392}
 unit = "largest value, of the layer's own maximum [%]"
 asked.reveal(show.layer_step_map(reach, value="percent", unit=unit, **size))
 
