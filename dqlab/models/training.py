@@ -6,13 +6,17 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from dqlab import seeds
 from dqlab.engine import Budget, Report, train
+from dqlab.errors import InvalidInputError
 from dqlab.models.fashion import data_hash
 from dqlab.models.recipes import recipe_for
 from dqlab.models.recipes.base import Recipe
@@ -50,6 +54,9 @@ def train_model(
     Returns:
         The folder with the result.
 
+    Raises:
+        InvalidInputError: if another process is training the same model in this checkout.
+
     """
     recipe = recipe_for(name)
     if steps is None and minutes is None:
@@ -58,19 +65,34 @@ def train_model(
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     run_dir = state_dir() / "runs" / name
     commit = git_commit()
-    report = train(
-        recipe.task(budget, place),
-        seed=seed,
-        run_dir=run_dir,
-        device=place,
-        precision=precision,
-        fresh=fresh,
-        progress=progress,
-        on_save=lambda module: _replace(recipe, module, run_dir / "latest"),
-    )
+    with _alone(run_dir):
+        report = train(
+            recipe.task(budget, place),
+            seed=seed,
+            run_dir=run_dir,
+            device=place,
+            precision=precision,
+            fresh=fresh,
+            progress=progress,
+            on_save=lambda module: _replace(recipe, module, run_dir / "latest"),
+        )
     folder = out or models_dir() / name
     _replace(recipe, report.module, folder, provenance(recipe, report, seed, commit, place))
     return folder
+
+
+@contextmanager
+def _alone(run_dir: Path) -> Iterator[None]:
+    """Two runs would overwrite each other's state, so only one may hold a run's lock."""
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{run_dir}.lock", blocking=False):
+            yield
+    except Timeout:
+        raise InvalidInputError(
+            f"Another process is training {run_dir.name} with its state in {run_dir}. Wait for it "
+            "or stop it; one that is killed gives the lock back."
+        ) from None
 
 
 def _replace(recipe: Recipe, module, folder: Path, record: dict[str, Any] | None = None) -> None:

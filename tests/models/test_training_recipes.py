@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from filelock import FileLock
 from torch.overrides import TorchFunctionMode
 
 import dqlab
@@ -191,3 +192,12 @@ def test_blended_weights_have_mean_one_and_are_capped() -> None:
 def test_weighted_loss_by_hand() -> None:
     predicted, noise = torch.zeros(2, 1, 1, 2), torch.tensor([[[[1.0, 3.0]]], [[[2.0, 0.0]]]])
     assert float(weighted_noise_loss(predicted, noise, torch.tensor([2.0, 0.5]))) == 5.5
+
+
+def test_one_run_at_a_time(home) -> None:
+    runs = home / "state" / "runs"
+    runs.mkdir(parents=True)
+    with FileLock(runs / "attribute-classifier.lock"), pytest.raises(InvalidInputError) as said:
+        train()
+    assert "attribute-classifier" in str(said.value)
+    train()
