@@ -46,10 +46,11 @@ def layer_step_map(frame: pd.DataFrame, *, value: str = "value", unit: str = "SQ
     if branches:
         _valley(canvas.panels[0], branches)
         main.axes.set_yticks([])
-    _layer_axis(canvas.panels[0], layers)
+    words, facts = layer_sentence(table, dict(zip(steps, timesteps, strict=True)), unit, worst,
+                                  branches)  # fmt: skip
+    _layer_axis(canvas.panels[0], layers, layers.index(facts["layer"]))
     canvas.colour_bar(image, unit)
-    return canvas.picture(*layer_sentence(table, dict(zip(steps, timesteps, strict=True)), unit,
-                                          worst, branches))  # fmt: skip
+    return canvas.picture(words, facts)
 
 
 def layer_sentence(table: pd.DataFrame, times: Mapping[int, int], unit: str, worst: str,
@@ -150,9 +151,12 @@ def _colours(cells: np.ndarray, signed: bool, limits: tuple[float, float] | None
     return MAGNITUDE_MAP, limits or (float(np.nanmin(cells)), float(np.nanmax(cells)))
 
 
-def _layer_axis(panel: Panel, layers: Sequence[str]) -> None:
+def _layer_axis(panel: Panel, layers: Sequence[str], worst: int) -> None:
+    """Name every so many layers, and always the one the sentence is about."""
     every = -(-len(layers) // MAX_LABELS)
-    panel.axes.set_yticks(range(0, len(layers), every), list(layers)[::every])
+    near = set(range(worst - every // 2, worst + every // 2 + 1)) if every > 1 else set()
+    rows = sorted(set(range(0, len(layers), every)) - near | {worst})
+    panel.axes.set_yticks(rows, [layers[row] for row in rows])
     panel.axes.tick_params(axis="y", length=0)
     if every > 1:
         panel.axes.set_ylabel(f"every {every}th of {len(layers)} layers named, in execution order")

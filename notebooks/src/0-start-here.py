@@ -204,8 +204,8 @@ for b in (2, 3, 4, 6, 8):
 
 # %% [markdown]
 # SQNR, the *signal-to-quantization-noise ratio*, is $10\log_{10}$ of signal power over error
-# power, in decibels (dB). At 10 dB the error has a tenth of the power, at 20 dB a hundredth. A
-# further bit halves $s$ and so gains 6 dB. Up is better.
+# power, in decibels (dB). At 10 dB the error has a tenth of the power, at 20 dB a hundredth. Up is
+# better. A further bit doubles the number of levels, so $s$ about halves: some 6 dB.
 # <!-- numbers: 10, 20, 6 -->
 #
 # > **"Large values get large errors."** Inside the comb all errors are alike: at most half a step.
@@ -278,7 +278,8 @@ belief("Weights are the model: they need the bits.", half, refuted_by=["activati
 # ## Scene 9. When is the prediction worst?
 #
 # A mean over the run hides *when*. Same networks, same inputs, now step by step. Draw a guess on
-# paper: step from left to right, SQNR upwards.
+# paper: step from left to right, SQNR upwards. A hint: rounding errs in proportion to what goes
+# into the network, the whole $x_t$, and the answer is only the noise in it.
 
 # %%
 curves = ph.bits.per_seed(results.frames["powers"], [(8, 8), (4, 8), (4, 4)])
@@ -408,6 +409,10 @@ belief("One calibration state is like any other.", moving, refuted_by=["many", "
 #
 # Round the input of one layer at a time to 4 bits and leave all else exact. Name three layers
 # before you look.
+#
+# The map runs through the network from `conv_in`, top, to `conv_out`, bottom; the line on its left
+# is the depth. *res* is a residual block with its two convolutions and *shortcut*, the one that
+# fits its input to its output; *time* carries $t$ into it.
 
 # %%
 ends = results.frames["ends"].iloc[0]
@@ -541,7 +546,7 @@ def _(answer):
     return answer(torch.linspace(1, 0, 101)) == 50
 
 
-@check.case("the answer moves with the schedule", "Powers, not amplitudes; and not half of T.")
+@check.case("the answer moves with the schedule", "At most half: 0.5 itself counts. And abar is a power, no amplitude.")
 def _(answer):
     return answer(torch.tensor([0.9, 0.7, 0.51, 0.5, 0.3, 0.2, 0.1, 0.0])) == 3
 
@@ -601,7 +606,7 @@ def _(answer):
     return len(answer(line, 0.5, 1, 2).unique()) <= 4
 
 
-@check.case("it agrees with dqlab for 3 and 4 bits", "Values beyond the last level move onto it.")
+@check.case("it agrees with dqlab for 3 and 4 bits", "Three things can be off: the clamp, the sign of the zero point, codes for values.")
 def _(answer):
     return all(torch.allclose(answer(line, *r), ours(*r)) for r in [(0.25, 3, 3), (0.25, 8, 4)])
 
@@ -754,7 +759,8 @@ show.exercise(
     "Five failures, five moments",
     "Which moment acts on each? A: ranges were read from finished "
     "pictures only. B: one tensor holds two populations. C: min-max at 4 bits. D: at W4A4 even "
-    "the best ranges leave blurred pictures. E: each step's answer is off by the same small mean.",
+    "the best ranges leave blurred pictures. E: each step's answer is off by the same small mean. "
+    "Return a dict from the letters A to E to calibrate, reshape, place, fit or correct.",
     minutes=5,
     difficulty=2,
     hints=[
