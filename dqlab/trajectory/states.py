@@ -148,7 +148,9 @@ class _Recorder:
         per_call = [len(x) for x in xs]
         step = torch.repeat_interleave(torch.arange(len(xs)), torch.tensor(per_call))
         seed = torch.cat([self.seeds.repeat(n // len(self.seeds)) for n in per_call])
-        conditions = {k: torch.cat([each[k] for each in named]) for k in named[0] if k in with_rows}
+        conditions = {
+            k: torch.cat([each[k] for each in named]) for k in named[0] if k in with_rows
+        }
         constants = [{k: v for k, v in each.items() if k not in with_rows} for each in named]
         stacked = (torch.cat(xs), torch.cat(ts), step, seed, torch.cat(outputs))
         branch = torch.cat([torch.arange(n) // len(self.seeds) for n in per_call])
