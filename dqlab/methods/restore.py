@@ -13,7 +13,7 @@ from dqlab.layers import StepContext, quantizers, split_layer
 from dqlab.methods.corrected import PREFIX, corrected
 from dqlab.methods.correction import restore_correction
 from dqlab.methods.corrector import Corrector
-from dqlab.methods.record import SAVE_VERSION, fingerprint
+from dqlab.methods.record import SAVE_VERSION, attach_record, fingerprint
 from dqlab.methods.registry import all_methods
 from dqlab.methods.run import wrap_sites
 from dqlab.models.families import FAMILIES, Sampler, family_of
@@ -34,11 +34,13 @@ def load(name: str | Path):
         CheckpointError: if the folder is damaged, holds pickled files, or is from another version.
 
     """
-    if not isinstance(name, str | Path):
+    try:
+        folder = find_folder(name)
+    except (TypeError, OSError) as error:  # no path at all, or none the file system can hold
         raise InvalidInputError(
-            f"Cannot load {name!r}; give a shipped name, the path of a folder, or a hub id."
-        )
-    folder = find_folder(name)
+            f"Cannot load {str(name)[:80]!r} ({error.__class__.__name__}); give a shipped name, "
+            "the path of a folder, or a hub id."
+        ) from error
     component = folder and _quantized_component(folder)
     if not component:
         return open_pipeline(name)
@@ -94,7 +96,7 @@ def _restore(folder: Path, component: str) -> nn.Module:
             f"{folder / component} holds other numbers or settings than when it was saved: it "
             "was changed or damaged. Save it again."
         )
-    denoiser.register_to_config(quantization_config=record)
+    attach_record(denoiser, record)
     return denoiser.requires_grad_(False)
 
 
