@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dqlab import __version__
+from dqlab.errors import InvalidInputError
 from dqlab.layers import QuantizedLayer, SplitQuantizer, quantizers
 from dqlab.layers.policy import plain_bits
 from dqlab.methods.correction import Correction, describe_correction
@@ -41,9 +42,11 @@ def write_record(job: Job, seconds: float, correction: Correction | None = None)
         "uncovered": job.anatomy.uncovered,
         "formats": {s: q.format.to_dict() for s, q in sites.items() if q.format},
         "per_step": [s for s, q in sites.items() if q.per_step],
+        "dtype": _dtype(job.denoiser),
         "fit_seconds": round(seconds, 1),
     }
-    attach_record(job.denoiser, _of_now(job.denoiser, record))
+    record["fingerprint"] = fingerprint(job.denoiser, record)
+    attach_record(job.denoiser, record)
 
 
 def attach_record(denoiser: nn.Module, record: dict[str, Any]) -> None:
@@ -52,22 +55,37 @@ def attach_record(denoiser: nn.Module, record: dict[str, Any]) -> None:
     denoiser.register_to_config(quantization_config=record)
 
 
-def _of_now(denoiser: nn.Module, record: dict[str, Any]) -> dict[str, Any]:
-    """The record with the type and the fingerprint of the numbers as they are."""
-    record = record | {"dtype": str(denoiser.dtype).removeprefix("torch.")}
-    return record | {"fingerprint": fingerprint(denoiser, record)}
+def _dtype(denoiser: nn.Module) -> str:
+    return str(denoiser.dtype).removeprefix("torch.")
+
+
+def _refresh(denoiser: nn.Module) -> None:
+    """Let the fingerprint be that of the numbers as they are.
+
+    Raises:
+        InvalidInputError: if they were cast, which rounds ranges off their codes.
+
+    """
+    record = dict(denoiser.config["quantization_config"])
+    if (found := _dtype(denoiser)) != record["dtype"]:
+        raise InvalidInputError(
+            f"This network was cast from {record['dtype']} to {found} after it was quantized, so "
+            "its ranges no longer fit its codes. Save it before casting, or cast the original "
+            "and quantize that."
+        )
+    record["fingerprint"] = fingerprint(denoiser, record)
+    denoiser.register_to_config(quantization_config=record)
 
 
 @functools.cache
 def _saving_class(base: type) -> type:
-    """`base`, by name too, that saves what it holds now: it may have been cast or edited."""
+    """`base`, by name too, whose record is brought up to date when it is saved."""
     if getattr(base, "saves_record", False):
         return base
 
     @functools.wraps(base.save_pretrained)
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        record = _of_now(self, self.config["quantization_config"])
-        self.register_to_config(quantization_config=record)
+        _refresh(self)
         base.save_pretrained(self, *args, **kwargs)
 
     body = {
