@@ -1,18 +1,19 @@
 """`compare`: a quantized pipeline beside its original, on held-out trajectories."""
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from torch import Tensor, nn
+from torch import Tensor
 
 from dqlab import seeds
 from dqlab.errors import InvalidInputError
 from dqlab.layers.policy import policy_from_dict
 from dqlab.methods import describe, quantize
 from dqlab.methods.corrected import prediction_correction
+from dqlab.methods.recipe import title
+from dqlab.methods.record import architecture
 from dqlab.metrics import (
     Cost,
     PairedError,
@@ -60,7 +61,7 @@ class Comparison:
         """Plain numbers, JSON-able; None stands for the infinite SQNR of an exact answer."""
         low, high = self.paired.interval()
         return {
-            "method": " | ".join(self.info["recipe"]["methods"]),
+            "method": title(self.info["recipe"]),
             "weights": self.info["weights"],
             "activations": self.info["activations"],
             "policy": self.info["policy"]["name"],
@@ -173,7 +174,7 @@ def _checked(pipe, quantized, num_seeds: int) -> tuple[dict[str, Any], Family]:
             f"Cannot compare a {type(pipe).__name__} with a {type(quantized).__name__}."
         )
     family = family_of(pipe)
-    if _architecture(family.denoiser(pipe)) != _architecture(family.denoiser(quantized)):
+    if architecture(family.denoiser(pipe)) != architecture(family.denoiser(quantized)):
         raise InvalidInputError(
             "The two pipelines hold networks of different architecture; pass the pipeline that "
             "the second one was quantized from."
@@ -181,13 +182,6 @@ def _checked(pipe, quantized, num_seeds: int) -> tuple[dict[str, Any], Family]:
     if not isinstance(num_seeds, int) or not 2 <= num_seeds <= len(seeds.HELD_OUT):
         raise InvalidInputError(f"num_seeds={num_seeds}; choose 2 to {len(seeds.HELD_OUT)}.")
     return info, family
-
-
-def _architecture(denoiser: nn.Module) -> str:
-    """The denoiser's configuration, comparable between one built here and one loaded."""
-    config = {k: v for k, v in denoiser.config.items() if k[0] != "_"}
-    config.pop("quantization_config", None)
-    return json.dumps(config, sort_keys=True, default=str)
 
 
 def _plain_sqnr(pipe, info: dict[str, Any], states: States) -> float:

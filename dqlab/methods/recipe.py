@@ -1,8 +1,11 @@
 """Recipes: one method per moment, composed with `|`."""
 
 import inspect
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_type_hints
 
 from dqlab.errors import DqlabError, InvalidInputError, NotApplicableError, UnknownNameError
 from dqlab.formats import parse
@@ -36,12 +39,22 @@ class Recipe:
         return Recipe(self.methods + other.methods, self.owners | other.owners)
 
     def only(self, *moments: str) -> "Recipe":
-        """Act at the given moments alone."""
+        """Act at the given moments alone; at none, which is plain rounding, if none is given.
+
+        Raises:
+            InvalidInputError: if a moment is named at which nothing acts.
+
+        """
         _known(moments)
+        if idle := [m for m in moments if m not in self.owners]:
+            raise InvalidInputError(
+                f"{self.slug} does not act at the moment {idle[0]!r}; it acts at "
+                f"{', '.join(self.owners) or 'none: it is plain rounding'}."
+            )
         return self._keep({m: o for m, o in self.owners.items() if m in moments})
 
     def without(self, *moments: str) -> "Recipe":
-        """Act everywhere but at the given moments."""
+        """Act everywhere but at the given moments; plain rounding, if nothing is left."""
         _known(moments)
         return self._keep({m: o for m, o in self.owners.items() if m not in moments})
 
@@ -62,9 +75,12 @@ class Recipe:
         return " | ".join(m.slug for m in self.methods)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: method slugs, and who acts when."""
+        """JSON-able: method slugs, their options where not the default, and who acts when."""
         owners = {moment: method.slug for moment, method in self.owners.items()}
-        return {"methods": [m.slug for m in self.methods], "moments": owners}
+        options = [
+            {k: plain_option(m.options[k]) for k in sorted(m.options)} for m in self.methods
+        ]
+        return {"methods": [m.slug for m in self.methods], "options": options, "moments": owners}
 
     def check(self, family: Family, weights: Any, activations: Any) -> None:
         """Refuse models and bit-widths that a method is not defined for."""
@@ -75,6 +91,23 @@ class Recipe:
                 )
             for name, bits in (("weights", weights), ("activations", activations)):
                 _check_bits(method, name, bits)
+
+
+def plain_option(value: Any) -> Any:
+    """An option as JSON has it; its `repr` where JSON has nothing like it."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError):
+        return repr(value)
+
+
+def title(described: dict[str, Any]) -> str:
+    """A recipe as `Recipe.to_dict` has it in words: "q-diffusion(split=False) | ptqd"."""
+    options = described.get("options") or [{}] * len(described["methods"])  # none in older saves
+    return " | ".join(
+        slug + (f"({', '.join(f'{k}={v!r}' for k, v in own.items())})" if own else "")
+        for slug, own in zip(described["methods"], options, strict=True)
+    )
 
 
 def _check_bits(method: Method, name: str, bits: Any) -> None:
@@ -107,19 +140,46 @@ def recipe(name: str, **options: Any) -> Recipe:
 
     Raises:
         UnknownNameError: if there is no such method.
-        InvalidInputError: if it has no such option.
+        InvalidInputError: if it has no such option, or takes no value of that kind.
 
     """
     cls = find(name)
+    parameters = inspect.signature(cls).parameters
     try:
         inspect.signature(cls).bind(**options)
     except TypeError as error:
         raise InvalidInputError(
             f"{cls.slug} cannot take the options {options}: {error}. Its own are "
-            f"{', '.join(inspect.signature(cls).parameters) or 'none'}."
+            f"{', '.join(parameters) or 'none'}."
         ) from error
+    _check_types(cls, options)
     method = cls(**options)
+    method.options = {k: v for k, v in options.items() if not _default(parameters, k, v)}
     return Recipe((method,), dict.fromkeys(method.moments(), method))
+
+
+def _check_types(cls: type, options: dict[str, Any]) -> None:
+    """Hold options against the method's annotations, as far as those can be checked."""
+    hints = get_type_hints(cls.__init__)
+    for name, value in options.items():
+        if name in hints and not _fits(value, hints[name]):
+            raise InvalidInputError(
+                f"{cls.slug}: {name}={value!r} is a {type(value).__name__}; it takes "
+                f"{inspect.formatannotation(hints[name])}."
+            )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if not all(isinstance(kind, type) for kind in kinds):
+        return True
+    allowed = {int, *kinds} if float in kinds else set(kinds)
+    return isinstance(value, tuple(allowed - {int})) or (int in allowed and type(value) is int)
+
+
+def _default(parameters: Mapping[str, inspect.Parameter], name: str, value: Any) -> bool:
+    usual = parameters[name].default if name in parameters else inspect.Parameter.empty
+    return type(usual) is type(value) and plain_option(usual) == plain_option(value)
 
 
 def as_recipe(given: "str | Recipe") -> Recipe:

@@ -4,33 +4,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
-from dqlab.errors import CheckpointError, DqlabError
+from dqlab.errors import CheckpointError, InvalidInputError
 from dqlab.formats import Format
 from dqlab.layers import StepContext, quantizers, split_layer
 from dqlab.methods.corrected import PREFIX, corrected
 from dqlab.methods.correction import restore_correction
 from dqlab.methods.corrector import Corrector
-from dqlab.methods.record import SAVE_VERSION, fingerprint
+from dqlab.methods.record import SAVE_VERSION, attach_record, fingerprint
 from dqlab.methods.registry import all_methods
 from dqlab.methods.run import wrap_sites
 from dqlab.models.families import FAMILIES, Sampler, family_of
 from dqlab.models.loading import find_folder, open_pipeline, read_json, refuse_pickles
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-_DAMAGE = (
-    SafetensorError,
-    DqlabError,
-    OSError,
-    RuntimeError,
-    AttributeError,
-    KeyError,
-    TypeError,
-    ValueError,
-)
 
 
 def load(name: str | Path):
@@ -41,10 +30,17 @@ def load(name: str | Path):
 
     Raises:
         UnknownNameError: if there is no such model; says what there is.
+        InvalidInputError: if `name` is neither text nor a path.
         CheckpointError: if the folder is damaged, holds pickled files, or is from another version.
 
     """
-    folder = find_folder(name)
+    try:
+        folder = find_folder(name)
+    except (TypeError, OSError) as error:  # no path at all, or none the file system can hold
+        raise InvalidInputError(
+            f"Cannot load {str(name)[:80]!r} ({error.__class__.__name__}); give a shipped name, "
+            "the path of a folder, or a hub id."
+        ) from error
     component = folder and _quantized_component(folder)
     if not component:
         return open_pipeline(name)
@@ -89,9 +85,9 @@ def _restore(folder: Path, component: str) -> nn.Module:
     _check_version(folder, record)
     try:
         denoiser = _rebuild(config, record)
-        denoiser.load_state_dict(load_file(folder / component / WEIGHTS))
+        denoiser.load_state_dict(_tensors(folder / component))
         found = fingerprint(denoiser, record)
-    except _DAMAGE as error:
+    except Exception as error:  # whatever diffusers raises on settings it cannot build from
         raise CheckpointError(
             f"{folder / component} is damaged or incomplete ({error}). Save it again."
         ) from error
@@ -100,8 +96,19 @@ def _restore(folder: Path, component: str) -> nn.Module:
             f"{folder / component} holds other numbers or settings than when it was saved: it "
             "was changed or damaged. Save it again."
         )
-    denoiser.register_to_config(quantization_config=record)
+    attach_record(denoiser, record)
     return denoiser.requires_grad_(False)
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    """All of a component's tensors, from one file or from the shards its index lists."""
+    index = folder / f"{WEIGHTS}.index.json"
+    if not index.is_file():
+        return load_file(folder / WEIGHTS)
+    found: dict[str, Tensor] = {}
+    for name in sorted(set(read_json(index)["weight_map"].values())):
+        found |= load_file(folder / Path(name).name)
+    return found
 
 
 def _check_version(folder: Path, record: Any) -> None:

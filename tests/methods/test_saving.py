@@ -8,10 +8,11 @@ from safetensors.torch import load_file, save_file
 from tiny_models import SAMPLER, new_pipeline, pipeline, quantized, recorded
 
 import dqlab
-from dqlab.errors import CheckpointError
+from dqlab.errors import CheckpointError, InvalidInputError
 from dqlab.formats import Range
 from dqlab.layers import quantizers
 from dqlab.methods import Method, Paper, Recipe
+from dqlab.methods.recipe import title
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 CONFIG = "unet/config.json"
@@ -106,6 +107,100 @@ def test_ranges_per_step_come_back(tmp_path) -> None:
     assert (images(again) != images(quantized(8, 4))).any()
 
 
+@pytest.fixture(scope="module")
+def saved_in_shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards") / "q"
+    quantized(4, 8).save_pretrained(folder, max_shard_size="10KB")
+    return folder
+
+
+def shards(folder):
+    return sorted((folder / "unet").glob("diffusion_pytorch_model-*.safetensors"))
+
+
+def test_shards_come_back(saved_in_shards) -> None:
+    assert len(shards(saved_in_shards)) > 1
+    again = dqlab.load(saved_in_shards)
+    assert (images(again) == images(quantized(4, 8))).all()
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "swapped", "index", "outside"])
+def test_damaged_shards_are_refused(saved_in_shards, tmp_path, damage) -> None:
+    folder = shutil.copytree(saved_in_shards, tmp_path / "q")
+    first, second, *_ = shards(folder)
+    index = folder / f"{WEIGHTS}.index.json"
+    if damage == "missing":
+        first.unlink()
+    elif damage == "truncated":
+        first.write_bytes(first.read_bytes()[:-8])
+    elif damage == "swapped":
+        first.write_bytes(second.read_bytes())
+    elif damage == "index":
+        index.write_text("{}")
+    else:
+        outside = tmp_path / first.name
+        first.rename(outside)
+        index.write_text(index.read_text().replace(first.name, f"../../{first.name}"))
+    with pytest.raises(CheckpointError, match=r"(?s)q/unet .*Save it again"):
+        dqlab.load(folder)
+
+
+def test_plain_diffusers_refuses_shards_too(saved_in_shards) -> None:
+    from diffusers import DiffusionPipeline
+
+    with pytest.raises(ValueError, match="got dqlab"):
+        DiffusionPipeline.from_pretrained(saved_in_shards)
+
+
+def test_options_come_back(tmp_path) -> None:
+    """Two recipes that differ in an option alone are told apart after a reload."""
+    options = {"split": False, "reconstruct": False}
+    chosen = dqlab.recipe("q-diffusion", **options)
+    q = dqlab.quantize(pipeline(), chosen, 8, 8, sampler=SAMPLER, calibration=recorded()[0])
+    q.save_pretrained(tmp_path / "q")
+    found = dqlab.describe(dqlab.load(tmp_path / "q"))["recipe"]
+    assert found == chosen.to_dict()
+    assert found["options"] == [options]
+    assert title(found) == "q-diffusion(reconstruct=False, split=False)"
+
+
+def test_a_folder_saved_half_way_is_refused(saved, tmp_path) -> None:
+    """Whatever file a kill came before."""
+    files = [p.relative_to(saved) for p in saved.rglob("*") if p.is_file()]
+    for missing in files:
+        folder = shutil.copytree(saved, tmp_path / missing.name)
+        (folder / missing).unlink()
+        with pytest.raises(CheckpointError, match=r"model_index\.json|Save it again|could not be"):
+            dqlab.load(folder)
+
+
+def own():
+    """A quantized pipeline that a test may change."""
+    return dqlab.quantize(pipeline(), "rtn", 4, 8, sampler=SAMPLER, calibration=recorded()[0])
+
+
+def test_a_network_edited_after_quantization_can_be_saved(tmp_path) -> None:
+    q = own()
+    with torch.no_grad():
+        q.unet.conv_in.bias.add_(1)
+    q.save_pretrained(tmp_path / "q")
+    again = dqlab.load(tmp_path / "q")
+    assert type(again.unet) is type(q.unet)
+    assert type(again.unet).__name__ == "UNet2DModel"
+    assert all(torch.equal(v, again.unet.state_dict()[k]) for k, v in q.unet.state_dict().items())
+    assert dqlab.describe(again)["fingerprint"] != dqlab.describe(quantized(4, 8))["fingerprint"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_network_cast_after_quantization_is_not_saved(tmp_path, dtype) -> None:
+    q = own()
+    q.unet.to(dtype)
+    with pytest.raises(InvalidInputError, match=r"cast from float32 to \w+16 after .*quantize"):
+        q.unet.save_pretrained(tmp_path / "unet")
+    with pytest.raises(InvalidInputError, match="cast from float32"):
+        q.save_pretrained(tmp_path / "q")
+
+
 def test_plain_diffusers_refuses_the_folder(saved) -> None:
     from diffusers import DDIMPipeline, UNet2DModel
 
@@ -179,13 +274,27 @@ def test_changed_settings_are_noticed(folder, damage) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [("norm_eps", 1e-3), ("flip_sin_to_cos", False), ("freq_shift", 1),
+     ("mid_block_scale_factor", 2), ("downsample_padding", 0), ("sample_size", 16)],
+)  # fmt: skip
+def test_changed_settings_of_the_network_are_noticed(folder, name, value) -> None:
+    """They need no other tensors, so nothing else would show them."""
+    config = json.loads((folder / CONFIG).read_text())
+    assert config[name] != value
+    (folder / CONFIG).write_text(json.dumps(config | {name: value}))
+    with pytest.raises(CheckpointError, match=r"(?s)q/unet .*Save it again"):
+        dqlab.load(folder)
+
+
+@pytest.mark.parametrize(
     "change",
-    [lambda c: c.update(version=2), lambda c: c.update(quant_method="gguf"),
+    [lambda c: c.update(version=1), lambda c: c.update(quant_method="gguf"),
      lambda c: c.pop("version"), lambda c: c.clear()],
 )  # fmt: skip
 def test_another_version_is_refused(folder, change) -> None:
     edit_config(folder, change)
-    with pytest.raises(CheckpointError, match="this dqlab reads 'dqlab' version 1"):
+    with pytest.raises(CheckpointError, match="this dqlab reads 'dqlab' version 2"):
         dqlab.load(folder)
 
 
