@@ -116,8 +116,9 @@ def _list_uncovered(model: nn.Module, found: Anatomy, watch: _Watch) -> None:
     for path, module in model.named_modules():
         if isinstance(module, LAYERS) and not _plain(module):
             found.uncovered.append(f"{path} ({type(module).__name__}) has a forward of its own")
-        elif isinstance(module, LAYERS) and path not in ran:
-            found.uncovered.append(f"{path} ({type(module).__name__}) did not run")
+        elif isinstance(module, LAYERS):
+            if path not in ran:
+                found.uncovered.append(f"{path} ({type(module).__name__}) did not run")
         elif isinstance(module, _NO_FORM):
             found.uncovered.append(f"{path} ({type(module).__name__}) has no quantized form")
         elif does := _own_work(path, ran, watch):

@@ -13,6 +13,7 @@ from dqlab.layers.policy import plain_bits
 from dqlab.methods.correction import Correction, describe_correction
 from dqlab.methods.job import Job
 from dqlab.models.families import family_of
+from dqlab.models.families.asked import asked
 
 SAVE_VERSION = 1
 
@@ -29,6 +30,8 @@ def write_record(job: Job, seconds: float, correction: Correction | None = None)
         "policy": job.policy.to_dict(),
         "sampler": dict(vars(job.sampler)),
         "schedule": schedule.tolist(),
+        "asked": asked(job.original),
+        "predicts": job.original.scheduler.config.get("prediction_type", "flow"),
         "correction": correction and describe_correction(type(job.original), correction),
         "profile": job.profile,
         "seed": job.seed,

@@ -252,17 +252,17 @@ def svd():
     )
     eye = CLIPVisionModelWithProjection(
         CLIPVisionConfig(
-            hidden_size=WIDTH, intermediate_size=WIDTH, num_hidden_layers=1, image_size=8,
-            num_attention_heads=2, patch_size=4, projection_dim=WIDTH,
+            hidden_size=WIDTH, intermediate_size=WIDTH, num_hidden_layers=1, image_size=224,
+            num_attention_heads=2, patch_size=112, projection_dim=WIDTH,
         )
     )  # fmt: skip
     scheduler = EulerDiscreteScheduler(
         prediction_type="v_prediction", timestep_type="continuous", use_karras_sigmas=True,
         timestep_spacing="leading", sigma_min=0.002, sigma_max=700.0, steps_offset=1,
     )  # fmt: skip
-    size = {"height": 8, "width": 8}
-    seer = CLIPImageProcessor(crop_size=size, size={"shortest_edge": 8})
-    return StableVideoDiffusionPipeline(first.eval(), eye.eval(), unet.eval(), scheduler, seer)
+    return StableVideoDiffusionPipeline(
+        first.eval(), eye.eval(), unet.eval(), scheduler, CLIPImageProcessor()
+    )
 
 
 def latte():

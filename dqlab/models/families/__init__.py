@@ -7,6 +7,7 @@ which differ in their default guidance and in what they are asked to show.
 """
 
 from dqlab.errors import NotApplicableError
+from dqlab.models.families.asked import ask
 from dqlab.models.families.dit import DIT, LATENT_DIT
 from dqlab.models.families.family import Family
 from dqlab.models.families.flow import FLUX, SD3
@@ -24,7 +25,7 @@ FAMILIES: tuple[Family, ...] = (
     VIDEO_UNET, ANIMATEDIFF, SVD, VIDEO_DIT, LATTE,
 )  # fmt: skip
 
-__all__ = ["FAMILIES", "Family", "Sampler", "family_of"]
+__all__ = ["FAMILIES", "Family", "Sampler", "ask", "family_of"]
 
 
 def family_of(pipe) -> Family:

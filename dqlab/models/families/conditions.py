@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dqlab.models.captions import attributes_of, caption_number
+from dqlab.models.families.asked import asked_of_seeds
 
 SMALL = 8
 """Latents of at most this size belong to models of the size dqlab ships."""
@@ -21,8 +21,9 @@ def small(pipe) -> bool:
 
 
 def captions_of_seeds(pipe, seeds: Sequence[int]) -> dict[str, Any]:
-    """A text-to-image pipeline draws each seed's own caption."""
-    return {"prompt": attributes_of(seeds).captions()}
+    """A text-to-image pipeline draws each seed's own caption, or the prompt a user asked for."""
+    prompt = asked_of_seeds(pipe, seeds).get("prompt") or attributes_of(seeds).captions()
+    return {"prompt": [prompt] * len(seeds) if isinstance(prompt, str) else prompt}
 
 
 def caption_classes(pipe, seeds: Sequence[int]) -> dict[str, Any]:
@@ -35,16 +36,20 @@ def imagenet_classes(pipe, seeds: Sequence[int]) -> dict[str, Any]:
     return {"class_labels": [_drawn(seed, IMAGENET_CLASSES) for seed in seeds]}
 
 
-def pictures_of_seeds(seeds: Sequence[int], height: int, width: int) -> Tensor:
-    """Held-out tinted garments, one per seed, float32 `[N, 3, height, width]` in [0, 1]."""
+def pictures_of_seeds(seeds: Sequence[int]) -> list[Any]:
+    """Held-out tinted garments, one per seed, as PIL images."""
+    from diffusers.image_processor import VaeImageProcessor
+
     from dqlab.models.fashion import load_held_out
     from dqlab.models.tint import tint
 
     grey, _ = load_held_out()
     shown = attributes_of(seeds)
-    chosen = grey[[_drawn(seed, len(grey)) for seed in seeds]]
-    images = tint(chosen, shown.colour, shown.background) / 2 + 0.5
-    return torch.nn.functional.interpolate(images, (height, width), mode="bilinear").clamp(0, 1)
+    images = tint(
+        grey[[_drawn(seed, len(grey)) for seed in seeds]], shown.colour, shown.background
+    )
+    pixels = (images / 2 + 0.5).clamp(0, 1).movedim(1, -1).numpy()
+    return VaeImageProcessor.numpy_to_pil(pixels)
 
 
 def _drawn(seed: int, below: int) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.errors import InvalidInputError
+from dqlab.models.families.asked import asked_of_seeds
 from dqlab.models.families.sampler import Sampler
 
 
@@ -94,7 +95,9 @@ class Family:
             found["eta"] = sampler.eta
         if self.branches or self.embedded_guidance:
             found[self.guidance_argument] = self.guidance(sampler)
-        return found | self.conditions(pipe, seeds)
+        asked = asked_of_seeds(pipe, seeds)
+        asked.pop("prompt", None)  # the conditions hold it
+        return found | self.conditions(pipe, seeds) | asked
 
     def check(self, pipe, sampler: Sampler) -> None:
         """Raise InvalidInputError for an eta that this pipeline would ignore."""

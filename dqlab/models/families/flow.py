@@ -9,8 +9,23 @@ import copy
 import numpy as np
 from torch import Tensor
 
+from dqlab.models.families.asked import asked
 from dqlab.models.families.conditions import captions_of_seeds
 from dqlab.models.families.family import Family
+
+
+PACKED = 2
+"""Flux packs its latents two by two before the network sees them."""
+
+
+def _tokens(pipe, patch: int) -> int:
+    """How many tokens a picture is, at the size asked for or the network's own."""
+    sizes = (asked(pipe).get(side) for side in ("height", "width"))
+    latents = [
+        pipe.default_sample_size if size is None else size // pipe.vae_scale_factor
+        for size in sizes
+    ]
+    return (latents[0] // patch) * (latents[1] // patch)
 
 
 def _shift(pipe, tokens: int) -> float:
@@ -28,10 +43,9 @@ def _shift(pipe, tokens: int) -> float:
 
 
 def _sd3_timesteps(pipe, num_inference_steps: int) -> Tensor:
-    scheduler, config = copy.deepcopy(pipe.scheduler), pipe.transformer.config
-    shift = {}
+    scheduler, shift = copy.deepcopy(pipe.scheduler), {}
     if scheduler.config.get("use_dynamic_shifting"):
-        shift["mu"] = _shift(pipe, (config.sample_size // config.patch_size) ** 2)
+        shift["mu"] = _shift(pipe, _tokens(pipe, pipe.transformer.config.patch_size))
     scheduler.set_timesteps(num_inference_steps, **shift)
     return scheduler.timesteps
 
@@ -41,9 +55,9 @@ def _flux_timesteps(pipe, num_inference_steps: int) -> Tensor:
     scheduler = copy.deepcopy(pipe.scheduler)
     sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
     given = {} if scheduler.config.get("use_flow_sigmas") else {"sigmas": sigmas}
-    tokens = (pipe.default_sample_size // 2) ** 2  # latents are packed two by two
     steps = None if given else num_inference_steps
-    scheduler.set_timesteps(steps, mu=_shift(pipe, tokens), **given)
+    mu = _shift(pipe, _tokens(pipe, PACKED))
+    scheduler.set_timesteps(steps, mu=mu, **given)
     return scheduler.timesteps.to(pipe.transformer.dtype) / 1000
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqlab.models.families.asked import asked
 from dqlab.models.families.conditions import captions_of_seeds, pictures_of_seeds, small
 from dqlab.models.families.family import Family
 from dqlab.models.families.sampler import Sampler
@@ -50,9 +51,7 @@ def _pictured(pipe, seeds: Sequence[int]) -> dict[str, Any]:
     latent = pipe.unet.config.sample_size
     size = latent * pipe.vae_scale_factor
     height, width = RELEASED_SVD if latent == 96 else (size, size)
-    pictures = pictures_of_seeds(seeds, height, width)
-    dtype = pipe.unet.dtype
-    return {"image": pictures.to(pipe.unet.device, dtype), "height": height, "width": width}
+    return {"image": pictures_of_seeds(seeds), "height": height, "width": width}
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class PerFrameGuidance(Family):
 
     def mix(self, pipe, sampler: Sampler) -> Tensor:
         """One scale per frame, `[1, F, 1, 1, 1]`."""
-        frames = pipe.unet.config.num_frames
+        frames = asked(pipe).get("num_frames", pipe.unet.config.num_frames)
         return torch.linspace(1.0, self.guidance(sampler), frames).view(1, frames, 1, 1, 1)
 
 
