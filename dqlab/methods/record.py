@@ -14,6 +14,7 @@ from dqlab.methods.correction import Correction, describe_correction
 from dqlab.methods.job import Job
 from dqlab.models.families import family_of
 from dqlab.models.families.asked import asked
+from dqlab.models.loading import record_of
 
 SAVE_VERSION = 1
 
@@ -31,7 +32,7 @@ def write_record(job: Job, seconds: float, correction: Correction | None = None)
         "sampler": dict(vars(job.sampler)),
         "schedule": schedule.tolist(),
         "asked": asked(job.original),
-        "predicts": job.original.scheduler.config.get("prediction_type", "flow"),
+        "predicts": job.family.predicts(job.original),
         "correction": correction and describe_correction(type(job.original), correction),
         "profile": job.profile,
         "seed": job.seed,
@@ -81,8 +82,6 @@ def fingerprint(denoiser: nn.Module, record: dict[str, Any]) -> str:
 def describe(pipe) -> dict[str, Any]:
     """How a pipeline was quantized: recipe, bits, policy, sampler, calibration; {} if not."""
     try:
-        denoiser = family_of(pipe).denoiser(pipe)
+        return record_of(family_of(pipe).denoiser(pipe))
     except NotApplicableError:
         return {}
-    config = denoiser.config if hasattr(denoiser, "register_to_config") else vars(denoiser)
-    return dict(config.get("quantization_config", {}))

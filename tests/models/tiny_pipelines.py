@@ -6,6 +6,7 @@ import torch
 from tiny_models import new_pipeline, seeded
 
 from dqlab.models import captions
+from dqlab.models.families import ask
 
 WIDTH = 16
 """Of the text encoders."""
@@ -211,8 +212,7 @@ def flux():
         FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), vae(shift_factor=0.1),
         clip(), clip_tokenizer(), t5(), t5_tokenizer(), network,
     )  # fmt: skip
-    pipe.default_sample_size = 8  # latents; for the published model it is 128, whatever the VAE
-    return pipe
+    return ask(pipe, height=16, width=16)  # it says nowhere how large its pictures are
 
 
 def animatediff():

@@ -8,6 +8,7 @@ which differ in their default guidance and in what they are asked to show.
 
 from dqlab.errors import NotApplicableError
 from dqlab.models.families.asked import ask
+from dqlab.models.families.bare import BareModel, wrap_module
 from dqlab.models.families.dit import DIT, LATENT_DIT
 from dqlab.models.families.family import Family
 from dqlab.models.families.flow import FLUX, SD3
@@ -25,7 +26,7 @@ FAMILIES: tuple[Family, ...] = (
     VIDEO_UNET, ANIMATEDIFF, SVD, VIDEO_DIT, LATTE,
 )  # fmt: skip
 
-__all__ = ["FAMILIES", "Family", "Sampler", "ask", "family_of"]
+__all__ = ["FAMILIES", "BareModel", "Family", "Sampler", "ask", "family_of", "wrap_module"]
 
 
 def family_of(pipe) -> Family:
@@ -35,12 +36,15 @@ def family_of(pipe) -> Family:
         NotApplicableError: if no family knows the pipeline's class.
 
     """
+    if isinstance(pipe, BareModel):
+        return pipe.family
     ancestors = {cls.__name__ for cls in type(pipe).__mro__}
     for family in FAMILIES:
         if ancestors & set(family.pipelines) and family.fits(pipe):
             return family
     known = ", ".join(dict.fromkeys(name for family in FAMILIES for name in family.pipelines))
     raise NotApplicableError(
-        f"dqlab does not know how to drive a {type(pipe).__name__}; it knows {known}. An "
-        "adapter for another pipeline is one `Family` in dqlab/models/families."
+        f"dqlab does not know how to drive a {type(pipe).__name__}; it knows {known}. Wrap a "
+        "network without a pipeline in dqlab.wrap_module(network, sample); an adapter for another "
+        "pipeline is one `Family` in dqlab/models/families."
     )

@@ -61,7 +61,8 @@ def asked(pipe) -> dict[str, Any]:
 
 def asked_of_seeds(pipe, seeds: Sequence[int]) -> dict[str, Any]:
     """The same for the given seeds, lists unfolded."""
-    return {
-        name: [value[int(seed) % len(value)] for seed in seeds] if isinstance(value, list) else value
-        for name, value in asked(pipe).items()
-    }  # fmt: skip
+
+    def unfold(value: Any) -> Any:
+        return [value[int(s) % len(value)] for s in seeds] if isinstance(value, list) else value
+
+    return {name: unfold(value) for name, value in asked(pipe).items()}

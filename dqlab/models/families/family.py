@@ -77,6 +77,13 @@ class Family:
         """How many of the output's channels the sampler steps by; None for all of them."""
         return self.denoiser(pipe).config.in_channels if self.learned_sigma else None
 
+    def predicts(self, pipe) -> str:
+        """What the network's output means: "epsilon", "v_prediction", "sample" or "flow".
+
+        The SQNR is always that of this output, whatever it means.
+        """
+        return pipe.scheduler.config.get("prediction_type", "flow")
+
     def arguments(self, pipe, sampler: Sampler, seeds: Sequence[int]) -> dict[str, Any]:
         """Keyword arguments of the pipeline call that runs one trajectory per seed.
 

@@ -13,7 +13,6 @@ from dqlab.models.families.asked import asked
 from dqlab.models.families.conditions import captions_of_seeds
 from dqlab.models.families.family import Family
 
-
 PACKED = 2
 """Flux packs its latents two by two before the network sees them."""
 

@@ -61,7 +61,8 @@ class PerFrameGuidance(Family):
     def mix(self, pipe, sampler: Sampler) -> Tensor:
         """One scale per frame, `[1, F, 1, 1, 1]`."""
         frames = asked(pipe).get("num_frames", pipe.unet.config.num_frames)
-        return torch.linspace(1.0, self.guidance(sampler), frames).view(1, frames, 1, 1, 1)
+        first = asked(pipe).get("min_guidance_scale", 1.0)
+        return torch.linspace(first, self.guidance(sampler), frames).view(1, frames, 1, 1, 1)
 
 
 VIDEO_UNET = Family(
