@@ -1,12 +1,11 @@
 """`compare`: a quantized pipeline beside its original, on held-out trajectories."""
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from torch import Tensor, nn
+from torch import Tensor
 
 from dqlab import seeds
 from dqlab.errors import InvalidInputError
@@ -24,6 +23,7 @@ from dqlab.metrics import (
     sqnr_per_step,
 )
 from dqlab.models.families import Family, Sampler, family_of
+from dqlab.models.loading import architecture_of
 from dqlab.trajectory import States, record
 
 
@@ -173,7 +173,7 @@ def _checked(pipe, quantized, num_seeds: int) -> tuple[dict[str, Any], Family]:
             f"Cannot compare a {type(pipe).__name__} with a {type(quantized).__name__}."
         )
     family = family_of(pipe)
-    if _architecture(family.denoiser(pipe)) != _architecture(family.denoiser(quantized)):
+    if architecture_of(family.denoiser(pipe)) != architecture_of(family.denoiser(quantized)):
         raise InvalidInputError(
             "The two pipelines hold networks of different architecture; pass the pipeline that "
             "the second one was quantized from."
@@ -181,13 +181,6 @@ def _checked(pipe, quantized, num_seeds: int) -> tuple[dict[str, Any], Family]:
     if not isinstance(num_seeds, int) or not 2 <= num_seeds <= len(seeds.HELD_OUT):
         raise InvalidInputError(f"num_seeds={num_seeds}; choose 2 to {len(seeds.HELD_OUT)}.")
     return info, family
-
-
-def _architecture(denoiser: nn.Module) -> str:
-    """The denoiser's configuration, comparable between one built here and one loaded."""
-    config = {k: v for k, v in denoiser.config.items() if k[0] != "_"}
-    config.pop("quantization_config", None)
-    return json.dumps(config, sort_keys=True, default=str)
 
 
 def _plain_sqnr(pipe, info: dict[str, Any], states: States) -> float:

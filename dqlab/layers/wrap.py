@@ -5,7 +5,8 @@ a subclass of what it was (`QuantizedConv2d` is a `Conv2d`), so code that inspec
 on working and `copy.deepcopy` copies the whole model consistently.
 """
 
-from functools import cache
+from functools import cache, wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -161,7 +162,15 @@ def _attend(
 
 @cache
 def _quantized_class(mixin: type, cls: type) -> type:
-    return type(f"Quantized{cls.__name__}", (mixin, cls), {"__module__": cls.__module__})
+    body: dict[str, Any] = {"__module__": cls.__module__}
+    if mixin is QuantizedAttention:
+        # A denoiser that attends by itself is still asked which arguments it takes.
+        @wraps(cls.forward)
+        def forward(self, *args, **kwargs):
+            return mixin.forward(self, *args, **kwargs)
+
+        body["forward"] = forward
+    return type(f"Quantized{cls.__name__}", (mixin, cls), body)
 
 
 def wrap_layer(module: nn.Module, path: str, context: StepContext) -> None:

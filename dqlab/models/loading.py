@@ -240,3 +240,13 @@ def write_bare(folder: Path, denoiser: nn.Module) -> None:
     # Tensors may share memory, which the format does not store.
     tensors = {k: v.detach().clone().contiguous() for k, v in denoiser.state_dict().items()}
     save_file(tensors, inside / WEIGHTS)
+
+
+def architecture_of(denoiser: nn.Module) -> str:
+    """What must be equal for two networks to be comparable, one built here and one loaded."""
+    if hasattr(denoiser, "register_to_config"):
+        found = {k: v for k, v in denoiser.config.items() if k[0] != "_"}
+        found.pop("quantization_config", None)
+    else:
+        found = {name: tuple(p.shape) for name, p in denoiser.named_parameters()}
+    return json.dumps(found, sort_keys=True, default=str)

@@ -230,7 +230,7 @@ PROMPTS = ["a red bag on a white background", "a blue boot on a black background
 
 
 def test_users_ask_for_their_own_pictures(tmp_path) -> None:
-    pipe = dqlab.ask(tiny(stable_diffusion), prompt=PROMPTS, height=24)
+    pipe = dqlab.ask(tiny(stable_diffusion), prompt=PROMPTS, height=24, width=16)
     assert not hasattr(tiny(stable_diffusion), "_dqlab_asked")
     given = family_of(pipe).arguments(pipe, Sampler(), [4, 7, 6])
     assert given["prompt"] == [PROMPTS[0], PROMPTS[1], PROMPTS[0]]
@@ -251,6 +251,7 @@ def test_users_ask_for_their_own_pictures(tmp_path) -> None:
     [
         ({"guidance_scale": 3}, "guidance_scale=3: sampler=dict"),
         ({"colour": 1}, "colour=1: its call takes prompt, height"),
+        ({"height": 24}, "height and width together"),
         ({"prompt": []}, "prompt is an empty list"),
         ({"prompt": torch.zeros(1)}, "prompt is a Tensor, which cannot be saved"),
     ],

@@ -21,7 +21,8 @@ def ask(pipe, **arguments: Any):
     length. Everything else is given to every call as it is. What is asked is saved with a
     quantized pipeline.
 
-        pipe = dqlab.ask(dqlab.load("black-forest-labs/FLUX.1-dev"), prompt=captions, height=512)
+        pipe = dqlab.ask(dqlab.load("black-forest-labs/FLUX.1-dev"), prompt=captions, height=512,
+                         width=512)
 
     Raises:
         InvalidInputError: for arguments the pipeline's call does not have, that the sampler
@@ -37,8 +38,11 @@ def ask(pipe, **arguments: Any):
                    f"its call takes {', '.join(k for k in list(known)[1:] if k not in OWNED)}.")
             )  # fmt: skip
         _check_value(name, value)
+    together = asked(pipe) | arguments
+    if len({"height", "width"} & together.keys()) == 1:
+        raise InvalidInputError("Ask for height and width together: alone, neither counts.")
     result = copy.copy(pipe)
-    setattr(result, ATTRIBUTE, asked(pipe) | arguments)
+    setattr(result, ATTRIBUTE, together)
     return result
 
 
