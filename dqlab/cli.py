@@ -4,7 +4,6 @@ import contextlib
 import json
 import re
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dqlab.errors import DqlabError, InvalidInputError
+from dqlab.paths import appearing_whole
 
 app = typer.Typer(
     help="The lab bench for diffusion-model quantization.",
@@ -98,22 +98,20 @@ def quantize(
         raise InvalidInputError(f"{output} exists already; give a new folder with --out.")
     pipe = dqlab.load(model)
     sampler = {"num_inference_steps": steps}
-    with _appearing_whole(output) as folder:
+    with _written_whole(output) as folder:
         q = dqlab.quantize(pipe, method, _bits(weights), _bits(activations), sampler=sampler)
         q.save_pretrained(folder)
     _say(f"{model} quantized with {method} at W{weights}A{activations}: {output}")
 
 
 @contextlib.contextmanager
-def _appearing_whole(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder`, renamed to it at the end: it appears complete or not at all."""
+def _written_whole(folder: Path) -> Iterator[Path]:
+    """`appearing_whole` with an error that says what to do."""
     from safetensors import SafetensorError
 
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-            yield (whole := Path(scratch) / "new")
-            whole.rename(folder)
+        with appearing_whole(folder) as whole:
+            yield whole
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InvalidInputError(

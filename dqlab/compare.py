@@ -12,6 +12,7 @@ from dqlab.errors import InvalidInputError
 from dqlab.layers.policy import policy_from_dict
 from dqlab.methods import describe, quantize
 from dqlab.methods.corrected import prediction_correction
+from dqlab.methods.recipe import title
 from dqlab.metrics import (
     Cost,
     PairedError,
@@ -60,7 +61,7 @@ class Comparison:
         """Plain numbers, JSON-able; None stands for the infinite SQNR of an exact answer."""
         low, high = self.paired.interval()
         return {
-            "method": " | ".join(self.info["recipe"]["methods"]),
+            "method": title(self.info["recipe"]),
             "weights": self.info["weights"],
             "activations": self.info["activations"],
             "policy": self.info["policy"]["name"],

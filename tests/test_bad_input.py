@@ -55,14 +55,14 @@ def test_unknown_formats(pipe, which, bits) -> None:
 
 @pytest.mark.parametrize("softmax", [0, 17, True, "fp3", 2.5])
 def test_impossible_softmax_bits(pipe, softmax, monkeypatch) -> None:
-    monkeypatch.setattr("dqlab.methods.run._run_moments", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr("dqlab.methods.run._calibrate", lambda *_: pytest.fail("too late"))
     if softmax == 2.5:
         monkeypatch.undo()
     refused(DqlabError, r"At .*\.p: ", pipe, softmax=softmax)
 
 
 def test_impossible_bits_are_refused_before_the_work(pipe, monkeypatch) -> None:
-    monkeypatch.setattr("dqlab.methods.run._run_moments", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr("dqlab.methods.run._calibrate", lambda *_: pytest.fail("too late"))
     for bits in (0, 3.5, True, "int", "fp3", [4]):
         for which in ("weights", "activations"):
             with pytest.raises(DqlabError):

@@ -15,8 +15,9 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from dqlab.fit.adaround import SoftRounding, harden, soften
 from dqlab.fit.capture import MEMORY, Captured, Tape, affordable, capture, row_bytes
 from dqlab.fit.errors import mean_error
 from dqlab.fit.profiles import Settings
+from dqlab.fit.resume import KeptUnits
 from dqlab.fit.sensitivity import output_gradients
 from dqlab.fit.steps import activation_quantizers, dropped, learnable_steps
 from dqlab.fit.units import Unit, inner_layers
@@ -245,11 +247,13 @@ def reconstruct_all(
     seed: int,
     label: str = "reconstruction",
     memory: int = MEMORY,
+    run_dir: Path | None = None,
 ) -> list[UnitReport]:
     """Fit every unit in the order it runs, each on what the fitted ones before it give it.
 
-    Arguments as for `reconstruct`; `memory` bounds the captured tensors, bytes. Shows a progress
-    bar unless the environment has DQLAB_QUIET.
+    Arguments as for `reconstruct`; `memory` bounds the captured tensors, bytes; finished units are
+    kept in `run_dir` and taken from there. Shows a progress bar unless the environment has
+    DQLAB_QUIET.
     """
     paths = [unit.path for unit in units]
     largest = max(row_bytes(capture(teacher, paths, states[:1])).values())
@@ -261,10 +265,17 @@ def reconstruct_all(
             stacklevel=2,
         )
     tape, reports = Tape(teacher, paths, states, memory), []
+    kept = run_dir and KeptUnits(run_dir, f"{settings}, seed {seed}")
     quiet = bool(os.environ.get("DQLAB_QUIET"))
     for index, unit in enumerate(tqdm(units, desc=label, disable=quiet)):
+        module = student.get_submodule(unit.path)
+        if kept and (report := kept.restore(unit.path, module)):
+            reports.append(UnitReport(**report))
+            continue
         found = reconstruct(
             student, teacher, unit, tape[unit.path], states, settings, seed + index
         )
         reports += [found] if found else []
+        if kept and found:
+            kept.keep(unit.path, module, asdict(found))
     return reports

@@ -7,9 +7,10 @@ fit         which parameters are learned, against which loss?
 correct     what is repaired while sampling?
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
@@ -68,6 +69,11 @@ class SetRanges:
         job.recipe.ranges(job, job.sites(self.kind))
 
 
+def ranges_alone() -> list[Phase]:
+    """The fit that learns nothing: weight ranges, then activation ranges."""
+    return [SetRanges("weight"), SetRanges("activation")]
+
+
 class Method:
     """Base of all methods. Subclasses override only the moments their paper is about."""
 
@@ -80,6 +86,8 @@ class Method:
         "activations": range(2, 9),
     }
     """Integer bit-widths the method is defined for; format names such as "fp8" also work."""
+    options: Mapping[str, Any] = MappingProxyType({})
+    """What `recipe` was asked for and is not the default."""
 
     def unfit(self, family: Family) -> str | None:
         """Why this method cannot work on a family's models, or None if it can."""
@@ -109,7 +117,7 @@ class Method:
 
     def fit(self, job: Job) -> list[Phase]:
         """Learn nothing: weight ranges, then activation ranges."""
-        return [SetRanges("weight"), SetRanges("activation")]
+        return ranges_alone()
 
     def correct(self, job: Job) -> Any:
         """Repair nothing while sampling."""

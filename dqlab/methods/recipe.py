@@ -1,6 +1,8 @@
 """Recipes: one method per moment, composed with `|`."""
 
 import inspect
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,12 +38,22 @@ class Recipe:
         return Recipe(self.methods + other.methods, self.owners | other.owners)
 
     def only(self, *moments: str) -> "Recipe":
-        """Act at the given moments alone."""
+        """Act at the given moments alone; at none, which is plain rounding, if none is given.
+
+        Raises:
+            InvalidInputError: if a moment is named at which nothing acts.
+
+        """
         _known(moments)
+        if idle := [m for m in moments if m not in self.owners]:
+            raise InvalidInputError(
+                f"{self.slug} does not act at the moment {idle[0]!r}; it acts at "
+                f"{', '.join(self.owners) or 'none: it is plain rounding'}."
+            )
         return self._keep({m: o for m, o in self.owners.items() if m in moments})
 
     def without(self, *moments: str) -> "Recipe":
-        """Act everywhere but at the given moments."""
+        """Act everywhere but at the given moments; plain rounding, if nothing is left."""
         _known(moments)
         return self._keep({m: o for m, o in self.owners.items() if m not in moments})
 
@@ -62,9 +74,10 @@ class Recipe:
         return " | ".join(m.slug for m in self.methods)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: method slugs, and who acts when."""
+        """JSON-able: method slugs, their options where not the default, and who acts when."""
         owners = {moment: method.slug for moment, method in self.owners.items()}
-        return {"methods": [m.slug for m in self.methods], "moments": owners}
+        options = [{k: plain_option(v) for k, v in m.options.items()} for m in self.methods]
+        return {"methods": [m.slug for m in self.methods], "options": options, "moments": owners}
 
     def check(self, family: Family, weights: Any, activations: Any) -> None:
         """Refuse models and bit-widths that a method is not defined for."""
@@ -75,6 +88,23 @@ class Recipe:
                 )
             for name, bits in (("weights", weights), ("activations", activations)):
                 _check_bits(method, name, bits)
+
+
+def plain_option(value: Any) -> Any:
+    """An option as JSON has it; its `repr` where JSON has nothing like it."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError):
+        return repr(value)
+
+
+def title(described: dict[str, Any]) -> str:
+    """A recipe as `Recipe.to_dict` has it in words: "q-diffusion(split=False) | ptqd"."""
+    options = described.get("options") or [{}] * len(described["methods"])
+    return " | ".join(
+        slug + (f"({', '.join(f'{k}={v!r}' for k, v in own.items())})" if own else "")
+        for slug, own in zip(described["methods"], options, strict=True)
+    )
 
 
 def _check_bits(method: Method, name: str, bits: Any) -> None:
@@ -111,15 +141,22 @@ def recipe(name: str, **options: Any) -> Recipe:
 
     """
     cls = find(name)
+    parameters = inspect.signature(cls).parameters
     try:
         inspect.signature(cls).bind(**options)
     except TypeError as error:
         raise InvalidInputError(
             f"{cls.slug} cannot take the options {options}: {error}. Its own are "
-            f"{', '.join(inspect.signature(cls).parameters) or 'none'}."
+            f"{', '.join(parameters) or 'none'}."
         ) from error
     method = cls(**options)
+    method.options = {k: v for k, v in options.items() if not _default(parameters, k, v)}
     return Recipe((method,), dict.fromkeys(method.moments(), method))
+
+
+def _default(parameters: Mapping[str, inspect.Parameter], name: str, value: Any) -> bool:
+    usual = parameters[name].default if name in parameters else inspect.Parameter.empty
+    return type(usual) is type(value) and plain_option(usual) == plain_option(value)
 
 
 def as_recipe(given: "str | Recipe") -> Recipe:

@@ -14,7 +14,7 @@ class Reconstruct:
 
     Attributes:
         name: for progress and records.
-        teacher: full-precision copy of the denoiser, made before any weight was changed.
+        teacher: `job.teacher`.
         settings: what is learned and how long.
         reports: what came out, one per unit that had something to learn.
 
@@ -26,7 +26,8 @@ class Reconstruct:
     reports: list[UnitReport] = field(default_factory=list)
 
     def run(self, job: Job) -> None:
-        """Do it; the weights lie on their grid afterwards."""
+        """Do it; the weights lie on their grid afterwards. Finished units survive a kill."""
+        folder = job.state_dir and job.state_dir / f"{job.phase}-{self.name.replace(' ', '-')}"
         self.reports = reconstruct_all(
             job.denoiser,
             self.teacher,
@@ -35,6 +36,7 @@ class Reconstruct:
             self.settings,
             seed=job.seed * 1_000_003,
             label=self.name,
+            run_dir=folder,
         )
         for layer in job.layers():
             layer.freeze()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dqlab import __version__
 from dqlab.errors import NotApplicableError
 from dqlab.layers import QuantizedLayer, SplitQuantizer, quantizers
 from dqlab.layers.policy import plain_bits
@@ -36,6 +37,7 @@ def write_record(job: Job, seconds: float, correction: Correction | None = None)
         "correction": correction and describe_correction(type(job.original), correction),
         "profile": job.profile,
         "seed": job.seed,
+        "choices": job.choices,
         "calibration": {"hash": job.calibration.hash, "rows": len(job.calibration)},
         "layers": job.anatomy.layers,
         "attentions": job.anatomy.attentions,
@@ -56,6 +58,23 @@ def keep_record(denoiser: nn.Module, record: dict[str, Any]) -> None:
         denoiser.register_to_config(quantization_config=record)
     else:
         denoiser.quantization_config = record
+
+
+def job_name(job: Job) -> str:
+    """A name for the state of this job that no job has which differs in anything."""
+    facts = {
+        "dqlab": __version__,
+        "pipeline": type(job.original).__name__,
+        "recipe": job.recipe.to_dict(),
+        "weights": plain_bits(job.weights),
+        "activations": plain_bits(job.activations),
+        "policy": job.policy.to_dict(),
+        "sampler": vars(job.sampler),
+        "profile": job.profile,
+        "seed": job.seed,
+        "calibration": job.calibration.hash,
+    }
+    return fingerprint(job.denoiser, facts)
 
 
 def splits(denoiser: nn.Module) -> dict[str, list[int]]:

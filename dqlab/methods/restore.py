@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from dqlab.errors import CheckpointError, DqlabError
 from dqlab.formats import Format
@@ -121,7 +121,7 @@ def _restore(folder: Path, component: str, plain: nn.Module | None = None) -> nn
     _check_version(folder, record)
     try:
         denoiser = _wrapped(plain or _built(config), record)
-        denoiser.load_state_dict(load_file(folder / component / WEIGHTS))
+        denoiser.load_state_dict(_tensors(folder / component))
         found = fingerprint(denoiser, record)
     except _DAMAGE as error:
         raise CheckpointError(
@@ -134,6 +134,17 @@ def _restore(folder: Path, component: str, plain: nn.Module | None = None) -> nn
         )
     keep_record(denoiser, record)
     return denoiser.requires_grad_(False)
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    """All of a component's tensors, from one file or from the shards its index lists."""
+    index = folder / f"{WEIGHTS}.index.json"
+    if not index.is_file():
+        return load_file(folder / WEIGHTS)
+    found: dict[str, Tensor] = {}
+    for name in sorted(set(read_json(index)["weight_map"].values())):
+        found |= load_file(folder / Path(name).name)
+    return found
 
 
 def _check_version(folder: Path, record: Any) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import time
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -13,8 +14,11 @@ from dqlab.layers.wrap import wrap_attention, wrap_layer
 from dqlab.methods.corrected import corrected
 from dqlab.methods.corrector import Corrector
 from dqlab.methods.job import PROFILES, Job
+from dqlab.methods.method import ranges_alone
 from dqlab.methods.recipe import Recipe, as_recipe
-from dqlab.methods.record import write_record
+from dqlab.methods.record import job_name, write_record
+from dqlab.methods.score import FILE as SCORES
+from dqlab.methods.score import Scorer
 from dqlab.models.families import Family, Sampler, family_of
 from dqlab.trajectory import States
 
@@ -31,6 +35,7 @@ def quantize(
     softmax: int = 8,
     profile: str = "teach",
     seed: int = 0,
+    state_dir: "str | Path | None" = None,
 ):
     """Quantize a diffusers pipeline; the original is left untouched.
 
@@ -45,6 +50,9 @@ def quantize(
         softmax: bits of the softmax output.
         profile: "teach" (minutes on a laptop) or "paper" (the paper's own settings).
         seed: of everything the fit draws.
+        state_dir: folder to keep finished units of a reconstruction and scores of a search in:
+            the same call continues there after a kill, and no other call takes anything from it.
+            Delete it when the result is saved.
 
     Returns:
         A pipeline of the same class whose denoiser simulates the quantized network; of a
@@ -58,6 +66,7 @@ def quantize(
     chosen.check(family, weights, activations)
     if profile not in PROFILES:
         raise InvalidInputError(f"profile={profile!r}; choose one of {', '.join(PROFILES)}.")
+    keep = None if state_dir is None else _folder(state_dir)
     source = _checked_denoiser(pipe, family)
     denoiser = copy.deepcopy(source).eval().requires_grad_(False)
     rules = policy if isinstance(policy, Policy) else _policy(policy, family, softmax)
@@ -75,14 +84,19 @@ def quantize(
         seed,
     )
     started = time.perf_counter()
-    _run_moments(job, calibration)
-    correction = chosen.correct(job)
-    result = _with_denoiser(pipe, family, denoiser)
-    if correction is not None:
-        corrector = Corrector(correction, family, job.sampler, job.context.schedule, job.seed)
-        result = corrected(result, corrector)
-    write_record(job, time.perf_counter() - started, correction)
+    job.calibration = _calibrate(job, calibration)
+    job.state_dir = keep and keep / job_name(job)
+    job.scorer = Scorer(_finish, job.state_dir and job.state_dir / SCORES)
+    result = _finish(job)
+    corrector = getattr(result, "corrector", None)
+    write_record(job, time.perf_counter() - started, corrector and corrector.correction)
     return result
+
+
+def _folder(given: "str | Path") -> Path:
+    if not isinstance(given, str | Path) or (Path(given).exists() and not Path(given).is_dir()):
+        raise InvalidInputError(f"state_dir={given!r}; give the path of a folder, or None.")
+    return Path(given)
 
 
 def _checked_denoiser(pipe, family: Family) -> nn.Module:
@@ -104,25 +118,56 @@ def _policy(name: str, family: Family, softmax: int) -> Policy:
     return common_policy(family.first, family.last, softmax)
 
 
-def _run_moments(job: Job, calibration: States | None) -> None:
-    """Calibrate, reshape, place, fit. `quantize` corrects when the network is finished."""
-    recipe = job.recipe
-    chosen = recipe.calibrate(job) if calibration is None else calibration
+def _calibrate(job: Job, given: States | None) -> States:
+    chosen = job.recipe.calibrate(job) if given is None else given
     if not isinstance(chosen, States):
         raise InvalidInputError(
             f"calibration is a {type(chosen).__name__}; pass what dqlab.trajectory.record returns "
             "first, a States."
         )
-    job.calibration = chosen.check("calibration")
-    recipe.reshape(job)
-    wrap(job)
-    formats: dict[str, Format | None] = recipe.formats(job)
-    for site, quantizer in quantizers(job.denoiser).items():
-        quantizer.format = formats[site]
-    for phase in recipe.fit(job):
+    return chosen.check("calibration")
+
+
+def _finish(job: Job, moment: str = "reshape", fit: bool = True):
+    """From `moment`, reshape or place, to the finished pipeline; without `fit` nothing learns."""
+    recipe = job.recipe
+    if moment == "reshape":
+        job.moment = moment
+        recipe.reshape(job)
+        wrap(job)
+    job.moment = "place"
+    _place(job)
+    job.moment = "fit"
+    phases = recipe.fit(job) if fit else ranges_alone()
+    job.learning = True
+    for job.phase, phase in enumerate(phases):
         phase.run(job)
     for layer in job.layers():
         layer.freeze()
+    job.moment = "correct"
+    return _corrected(job)
+
+
+def _place(job: Job) -> None:
+    formats: dict[str, Format | None] = job.recipe.formats(job)
+    sites = quantizers(job.denoiser)
+    if missing := sites.keys() - formats.keys():
+        raise InvalidInputError(
+            f"{job.recipe.slug} gave no format for {', '.join(sorted(missing)[:4])}; its "
+            "`formats` must name every site, with None for full precision."
+        )
+    for site, quantizer in sites.items():
+        quantizer.format = formats[site]
+
+
+def _corrected(job: Job):
+    """The pipeline around the finished network, with the recipe's correction if it has one."""
+    correction = job.recipe.correct(job)
+    result = _with_denoiser(job.original, job.family, job.denoiser)
+    if correction is None:
+        return result
+    corrector = Corrector(correction, job.family, job.sampler, job.context.schedule, job.seed)
+    return corrected(result, corrector)
 
 
 def wrap(job: Job) -> None:

@@ -4,7 +4,6 @@ import json
 import platform
 import shutil
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from dqlab.engine import Budget, Report, train
 from dqlab.models.fashion import data_hash
 from dqlab.models.recipes import recipe_for
 from dqlab.models.recipes.base import Recipe
-from dqlab.paths import ROOT, models_dir, state_dir
+from dqlab.paths import ROOT, appearing_whole, models_dir, state_dir
 
 
 def train_model(
@@ -75,15 +74,10 @@ def train_model(
 
 def _replace(recipe: Recipe, module, folder: Path, record: dict[str, Any] | None = None) -> None:
     """Export beside `folder`, then swap, so that it is never half-written."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        fresh = Path(scratch) / "new"
+    with appearing_whole(folder) as fresh:
         recipe.export(module.to("cpu") if record else _on_cpu(module), fresh)
         if record:
             (fresh / "training.json").write_text(json.dumps(record, indent=1) + "\n")
-        if folder.exists():
-            folder.rename(Path(scratch) / "old")
-        fresh.rename(folder)
 
 
 def _on_cpu(module):

@@ -73,7 +73,7 @@ def with_rows(
         part = pick(arguments, chosen, rows, count)
         try:
             again = ask(rows, part)
-        except (RuntimeError, ValueError, TypeError, IndexError):
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
             continue
         found.append((_distance(again, answer[rows]), chosen))
         if found[-1][0] < CLOSE:

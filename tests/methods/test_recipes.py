@@ -8,8 +8,8 @@ import dqlab
 from dqlab.errors import InvalidInputError, NotApplicableError, UnknownNameError
 from dqlab.layers import quantizers
 from dqlab.methods import Method, Paper, Recipe, registry
-from dqlab.methods.method import SetRanges
-from dqlab.methods.recipe import as_recipe
+from dqlab.methods.method import MOMENTS, SetRanges
+from dqlab.methods.recipe import as_recipe, title
 from dqlab.models.families import family_of
 
 
@@ -87,6 +87,7 @@ def test_recipes_combine_by_moment(plugins) -> None:
     assert both.slug == "halving | reversed-order"
     assert both.to_dict() == {
         "methods": ["halving", "reversed-order"],
+        "options": [{}, {}],
         "moments": {
             "place": "halving", "calibrate": "reversed-order", "fit": "reversed-order",
         },
@@ -95,7 +96,7 @@ def test_recipes_combine_by_moment(plugins) -> None:
     assert both.only("place").to_dict() == dqlab.recipe("halving").to_dict()
     assert both.without("place").to_dict() == dqlab.recipe("reversed-order").to_dict()
     assert both.without("fit").slug == "halving | reversed-order"
-    assert both.only().to_dict() == {"methods": ["rtn"], "moments": {}}
+    assert both.only().to_dict() == {"methods": ["rtn"], "options": [{}], "moments": {}}
     assert (dqlab.recipe("rtn") | dqlab.recipe("halving")).to_dict()["moments"] == {
         "place": "halving"
     }
@@ -120,11 +121,58 @@ def test_unknown_moments_are_refused(call) -> None:
         getattr(dqlab.recipe("rtn"), call)("placing")
 
 
+def test_only_names_moments_the_method_acts_at(plugins) -> None:
+    plugins("halving", "reversed_order")
+    both = dqlab.recipe("halving") | dqlab.recipe("reversed-order")
+    assert both.only("fit", "place").owners.keys() == {"fit", "place"}
+    for given in (dqlab.recipe("halving"), both.without("fit")):
+        with pytest.raises(InvalidInputError, match=r"does not act at the moment 'fit'; it acts"):
+            given.only("fit")
+    with pytest.raises(InvalidInputError, match="at none: it is plain rounding"):
+        dqlab.recipe("rtn").only("place")
+
+
+def test_without_what_it_does_not_do_changes_nothing(plugins) -> None:
+    plugins("halving")
+    halving = dqlab.recipe("halving")
+    assert halving.without("fit").to_dict() == halving.to_dict()
+    assert halving.without(*MOMENTS).to_dict() == dqlab.recipe("rtn").to_dict()
+
+
+def test_options_are_part_of_the_recipe(plugins) -> None:
+    plugins("halving", "reversed_order")
+    usual, other = dqlab.recipe("halving"), dqlab.recipe("halving", factor=0.25)
+    assert dqlab.recipe("halving", factor=0.5).to_dict() == usual.to_dict()
+    assert other.to_dict()["options"] == [{"factor": 0.25}]
+    both = (other | "reversed-order").to_dict()
+    assert both["options"] == [{"factor": 0.25}, {}]
+    assert title(both) == "halving(factor=0.25) | reversed-order"
+    assert title(usual.to_dict()) == "halving"
+    assert usual.methods[0].options == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [((1, 2), [1, 2]), (torch.float16, "torch.float16"), (float("nan"), "nan"), (True, True)],
+)
+def test_any_option_can_be_recorded(plugins, value, kept) -> None:
+    plugins("halving")
+    assert dqlab.recipe("halving", factor=value).to_dict()["options"] == [{"factor": kept}]
+
+
+def test_options_stay_through_only_and_without(plugins) -> None:
+    plugins("halving")
+    other = dqlab.recipe("halving", factor=0.25)
+    assert other.only("place").to_dict() == other.without("fit").to_dict() == other.to_dict()
+
+
 def test_a_plugin_works_like_a_shipped_method(plugins) -> None:
     plugins("halving", "reversed_order")
     states = recorded()[0]
     q = dqlab.quantize(pipeline(), "halving", 8, 8, sampler=SAMPLER, calibration=states)
-    assert dqlab.describe(q)["recipe"] == {"methods": ["halving"], "moments": {"place": "halving"}}
+    assert dqlab.describe(q)["recipe"] == {
+        "methods": ["halving"], "options": [{}], "moments": {"place": "halving"},
+    }  # fmt: skip
     plain, found = quantizers(quantized(8, 8).unet), quantizers(q.unet)
     assert torch.equal(found["conv_in.input"].scale, plain["conv_in.input"].scale / 2)
     quarter = dqlab.recipe("halving", factor=0.25)

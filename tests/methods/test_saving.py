@@ -12,6 +12,7 @@ from dqlab.errors import CheckpointError
 from dqlab.formats import Range
 from dqlab.layers import quantizers
 from dqlab.methods import Method, Paper, Recipe
+from dqlab.methods.recipe import title
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 CONFIG = "unet/config.json"
@@ -104,6 +105,73 @@ def test_ranges_per_step_come_back(tmp_path) -> None:
     again = dqlab.load(tmp_path / "q")
     assert (images(again) == images(q)).all()
     assert (images(again) != images(quantized(8, 4))).any()
+
+
+@pytest.fixture(scope="module")
+def saved_in_shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards") / "q"
+    quantized(4, 8).save_pretrained(folder, max_shard_size="10KB")
+    return folder
+
+
+def shards(folder):
+    return sorted((folder / "unet").glob("diffusion_pytorch_model-*.safetensors"))
+
+
+def test_shards_come_back(saved_in_shards) -> None:
+    assert len(shards(saved_in_shards)) > 1
+    again = dqlab.load(saved_in_shards)
+    assert (images(again) == images(quantized(4, 8))).all()
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "swapped", "index", "outside"])
+def test_damaged_shards_are_refused(saved_in_shards, tmp_path, damage) -> None:
+    folder = shutil.copytree(saved_in_shards, tmp_path / "q")
+    first, second, *_ = shards(folder)
+    index = folder / f"{WEIGHTS}.index.json"
+    if damage == "missing":
+        first.unlink()
+    elif damage == "truncated":
+        first.write_bytes(first.read_bytes()[:-8])
+    elif damage == "swapped":
+        first.write_bytes(second.read_bytes())
+    elif damage == "index":
+        index.write_text("{}")
+    else:
+        outside = tmp_path / first.name
+        first.rename(outside)
+        index.write_text(index.read_text().replace(first.name, f"../../{first.name}"))
+    with pytest.raises(CheckpointError, match=r"(?s)q/unet .*Save it again"):
+        dqlab.load(folder)
+
+
+def test_plain_diffusers_refuses_shards_too(saved_in_shards) -> None:
+    from diffusers import DiffusionPipeline
+
+    with pytest.raises(ValueError, match="got dqlab"):
+        DiffusionPipeline.from_pretrained(saved_in_shards)
+
+
+def test_options_come_back(tmp_path) -> None:
+    """Two recipes that differ in an option alone are told apart after a reload."""
+    options = {"split": False, "reconstruct": False}
+    chosen = dqlab.recipe("q-diffusion", **options)
+    q = dqlab.quantize(pipeline(), chosen, 8, 8, sampler=SAMPLER, calibration=recorded()[0])
+    q.save_pretrained(tmp_path / "q")
+    found = dqlab.describe(dqlab.load(tmp_path / "q"))["recipe"]
+    assert found == chosen.to_dict()
+    assert found["options"] == [options]
+    assert title(found) == "q-diffusion(split=False, reconstruct=False)"
+
+
+def test_a_folder_saved_half_way_is_refused(saved, tmp_path) -> None:
+    """Whatever file a kill came before."""
+    files = [p.relative_to(saved) for p in saved.rglob("*") if p.is_file()]
+    for missing in files:
+        folder = shutil.copytree(saved, tmp_path / missing.name)
+        (folder / missing).unlink()
+        with pytest.raises(CheckpointError, match=r"model_index\.json|Save it again|could not be"):
+            dqlab.load(folder)
 
 
 def test_plain_diffusers_refuses_the_folder(saved) -> None:

@@ -35,7 +35,7 @@ class Direct:
             named = {name: self.per_seed(v, seeds) for name, v in self.rows.items()}
             if self.changes:
                 named |= self.changes(k)
-            t = torch.tensor(900 - 100 * k)
+            t = torch.full((len(x),), 900 - 100 * k)
             self.network(x, timestep=t, **unflatten(self.whole | named), return_dict=False)
         images = torch.zeros(batch_size, 4, 4, 3).numpy()
         return type("Output", (), {"images": images})

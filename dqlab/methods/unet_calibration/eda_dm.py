@@ -17,7 +17,6 @@ with rounding and activation step sizes learned together under QDrop, without Ad
 regulariser. Shortcuts are split as in Q-Diffusion. Follows the authors' published code.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -140,8 +139,7 @@ class EdaDm(Method):
             usual = JOINT[job.profile]
             weight = usual.layer_weight if self.layer_weight is None else self.layer_weight
             settings = replace(usual, layer_weight=weight, lam=self.regularizer)
-            teacher = copy.deepcopy(job.denoiser)
-            phases.append(Reconstruct("fine-grained reconstruction", teacher, settings))
+            phases.append(Reconstruct("fine-grained reconstruction", job.teacher, settings))
         return phases
 
 

@@ -12,7 +12,6 @@ Then weights are rounded block by block (AdaRound in BRECQ), activation ranges a
 rounded network, and activation step sizes are learned against the same block outputs (LSQ).
 """
 
-import copy
 from collections.abc import Sequence
 from functools import partial
 
@@ -94,12 +93,11 @@ class QDiffusion(Method):
         """Rounding on the weight-quantized network, then activation ranges, then their steps."""
         if not self.reconstruct:
             return [SetRanges("weight"), SetRanges("activation")]
-        teacher = copy.deepcopy(job.denoiser)
         return [
             SetRanges("weight"),
-            Reconstruct("rounding", teacher, ROUNDING[job.profile]),
+            Reconstruct("rounding", job.teacher, ROUNDING[job.profile]),
             SetRanges("activation"),
-            Reconstruct("step sizes", teacher, STEPS[job.profile]),
+            Reconstruct("step sizes", job.teacher, STEPS[job.profile]),
         ]
 
 
