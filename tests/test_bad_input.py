@@ -10,6 +10,7 @@ from tiny_models import SAMPLER, new_pipeline, pipeline, recorded
 import dqlab
 from dqlab.errors import DqlabError, InvalidInputError, UnknownNameError
 from dqlab.layers import common_policy
+from dqlab.methods import Method, Paper, Recipe
 
 
 @pytest.fixture
@@ -75,6 +76,11 @@ def test_impossible_bits_are_refused_before_the_work(pipe, monkeypatch) -> None:
         ({"profile": "fast"}, "profile='fast'; choose one of teach, paper"),
         ({"policy": "papers"}, "policy='papers'; choose 'common' or pass a Policy"),
         ({"policy": None}, "policy=None"),
+        ({"seed": -1}, "seed=-1; choose a whole number"),
+        ({"seed": 1.5}, "seed=1.5"),
+        ({"seed": "a"}, "seed='a'"),
+        ({"seed": None}, "seed=None"),
+        ({"state_dir": 5}, "state_dir=5; give the path of a folder"),
         ({"sampler": {"steps": 4}}, "known are num_inference_steps"),
         ({"sampler": {"num_inference_steps": 0}}, "num_inference_steps=0; choose 1 to 1000"),
         ({"sampler": {"eta": 3}}, "eta=3"),
@@ -164,3 +170,39 @@ def test_policy_that_forgets_a_site(pipe) -> None:
     rules = common_policy("conv_in", "conv_out").rules[:-1]
     policy = replace(common_policy("a", "b"), rules=rules)
     refused(InvalidInputError, "no rule for site .*; add one", pipe, policy=policy)
+
+
+class Misplaced(Method):
+    """Gives formats to other sites than there are."""
+
+    slug = "misplaced"
+    paper = Paper("Misplaced", "here", "0000.00000")
+    category = "test"
+
+    def __init__(self, change):
+        self.change = change
+
+    def formats(self, job):
+        found = super().formats(job)
+        self.change(found)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda f: f.pop("conv_in.input"), "gave no format for conv_in.input"),
+        (lambda f: f.update(conv_inn=None), "gave formats for conv_inn, which are no sites"),
+    ],
+)
+def test_formats_that_do_not_meet_the_sites(pipe, change, match) -> None:
+    method = Misplaced(change)
+    with pytest.raises(InvalidInputError, match=match):
+        dqlab.quantize(pipe, Recipe((method,), {"place": method}), 4, 8, sampler=SAMPLER,
+                       calibration=recorded()[0])  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [None, 3, b"pixel-unet", ["pixel-unet"], object])
+def test_what_no_pipeline_can_be_loaded_from(name) -> None:
+    with pytest.raises(InvalidInputError, match=r"Cannot load .*give a shipped name"):
+        dqlab.load(name)

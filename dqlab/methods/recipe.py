@@ -76,7 +76,9 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: method slugs, their options where not the default, and who acts when."""
         owners = {moment: method.slug for moment, method in self.owners.items()}
-        options = [{k: plain_option(v) for k, v in m.options.items()} for m in self.methods]
+        options = [
+            {k: plain_option(m.options[k]) for k in sorted(m.options)} for m in self.methods
+        ]
         return {"methods": [m.slug for m in self.methods], "options": options, "moments": owners}
 
     def check(self, family: Family, weights: Any, activations: Any) -> None:
@@ -100,7 +102,7 @@ def plain_option(value: Any) -> Any:
 
 def title(described: dict[str, Any]) -> str:
     """A recipe as `Recipe.to_dict` has it in words: "q-diffusion(split=False) | ptqd"."""
-    options = described.get("options") or [{}] * len(described["methods"])
+    options = described.get("options") or [{}] * len(described["methods"])  # none in older saves
     return " | ".join(
         slug + (f"({', '.join(f'{k}={v!r}' for k, v in own.items())})" if own else "")
         for slug, own in zip(described["methods"], options, strict=True)

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dqlab.errors import CheckpointError, DqlabError
+from dqlab.errors import CheckpointError, InvalidInputError
 from dqlab.formats import Format
 from dqlab.layers import StepContext, quantizers, split_layer
 from dqlab.methods.corrected import PREFIX, corrected
@@ -29,16 +28,6 @@ from dqlab.models.loading import (
     record_of,
 )
 
-_DAMAGE = (
-    SafetensorError,
-    DqlabError,
-    OSError,
-    RuntimeError,
-    AttributeError,
-    KeyError,
-    TypeError,
-    ValueError,
-)
 
 
 def load(name: str | Path, *, into: BareModel | None = None, **options: Any):
@@ -54,12 +43,18 @@ def load(name: str | Path, *, into: BareModel | None = None, **options: Any):
 
     Raises:
         UnknownNameError: if there is no such model; says what there is.
-        InvalidInputError: for other options.
+        InvalidInputError: if `name` is neither text nor a path, or for other options.
         CheckpointError: if the folder is damaged, holds pickled files, or is from another version.
 
     """
     check_options(options)
-    folder = locate(name, options)
+    try:
+        folder = locate(name, options)
+    except (TypeError, OSError) as error:  # no path at all, or none the file system can hold
+        raise InvalidInputError(
+            f"Cannot load {str(name)[:80]!r} ({error.__class__.__name__}); give a shipped name, "
+            "the path of a folder, or a hub id."
+        ) from error
     component = _quantized_component(folder)
     if into is not None or component == BARE:
         return _open_bare(folder, component, into)
@@ -123,7 +118,7 @@ def _restore(folder: Path, component: str, plain: nn.Module | None = None) -> nn
         denoiser = _wrapped(plain or _built(config), record)
         denoiser.load_state_dict(_tensors(folder / component))
         found = fingerprint(denoiser, record)
-    except _DAMAGE as error:
+    except Exception as error:  # whatever diffusers raises on settings it cannot build from
         raise CheckpointError(
             f"{folder / component} is damaged or incomplete ({error}). Save it again."
         ) from error

@@ -64,8 +64,7 @@ def quantize(
     """
     chosen, family = as_recipe(recipe), family_of(pipe)
     chosen.check(family, weights, activations)
-    if profile not in PROFILES:
-        raise InvalidInputError(f"profile={profile!r}; choose one of {', '.join(PROFILES)}.")
+    _check(profile, seed)
     keep = None if state_dir is None else _folder(state_dir)
     source = _checked_denoiser(pipe, family)
     denoiser = copy.deepcopy(source).eval().requires_grad_(False)
@@ -91,6 +90,13 @@ def quantize(
     corrector = getattr(result, "corrector", None)
     write_record(job, time.perf_counter() - started, corrector and corrector.correction)
     return result
+
+
+def _check(profile: str, seed: int) -> None:
+    if profile not in PROFILES:
+        raise InvalidInputError(f"profile={profile!r}; choose one of {', '.join(PROFILES)}.")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise InvalidInputError(f"seed={seed!r}; choose a whole number from 0 to 2^32 - 1.")
 
 
 def _folder(given: "str | Path") -> Path:
@@ -155,6 +161,11 @@ def _place(job: Job) -> None:
         raise InvalidInputError(
             f"{job.recipe.slug} gave no format for {', '.join(sorted(missing)[:4])}; its "
             "`formats` must name every site, with None for full precision."
+        )
+    if stray := formats.keys() - sites.keys():
+        raise InvalidInputError(
+            f"{job.recipe.slug} gave formats for {', '.join(sorted(stray)[:4])}, which are no "
+            f"sites of this {type(job.denoiser).__name__}."
         )
     for site, quantizer in sites.items():
         quantizer.format = formats[site]

@@ -106,7 +106,7 @@ class Scorer:
         """The metric of a throwaway copy; nothing of `job` changes, nor the global generator."""
         if self.states is None:
             chosen = seeds.SEARCH[: TRAJECTORIES[job.profile]]
-            self.states = record(job.original, chosen, job.sampler)[0]
+            self.states = record(job.original, chosen, job.sampler)[0].check("search")
         trial = _throwaway(job, candidate)
         with torch.random.fork_rng(devices=[]):
             pipe = self.finish(trial, job.moment, fit)

@@ -102,10 +102,21 @@ class States:
             digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    def _row_counts(self) -> dict[str, int]:
+        named = {name: getattr(self, name) for name in _ROWS} | self.conditions
+        return {name: len(tensor) for name, tensor in named.items()}
+
     def check(self, why: str) -> "States":
-        """Refuse an empty set or one with NaN or infinity, in inputs or answers."""
+        """Refuse an empty set, a ragged one, or NaN or infinity in inputs or answers."""
         if len(self) == 0:
             raise InvalidInputError(f"The {why} set is empty: give it at least one trajectory.")
+        for name, rows in self._row_counts().items():
+            ragged = rows != len(self) if name in _ROWS else rows == 0 or rows % len(self)
+            if ragged:
+                raise InvalidInputError(
+                    f"The {why} set has {len(self)} rows of x but {rows} of {name}. Take it as "
+                    "record returned it, or choose rows with states[rows]."
+                )
         finite = torch.ones(len(self), dtype=torch.bool, device=self.x.device)
         for tensor in (self.x, self.output, *self.conditions.values()):
             finite &= tensor.reshape(len(self), -1).isfinite().all(1)

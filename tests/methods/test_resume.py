@@ -3,6 +3,7 @@
 import os
 import signal
 from dataclasses import replace
+from functools import cache
 from importlib import import_module
 
 import pytest
@@ -25,12 +26,18 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(table, "teach", quick)
 
 
-def quantized(state_dir=None, weights=3, seed=0):
-    states = recorded()[0]
+def quantized(state_dir=None, seed=0):
+    states = recorded()[0][::3]
     return quantize(
-        pipeline(), "q-diffusion", weights, 8, sampler=SAMPLER, calibration=states,
+        pipeline(), "q-diffusion", 3, 8, sampler=SAMPLER, calibration=states,
         state_dir=state_dir, seed=seed,
     )  # fmt: skip
+
+
+@cache
+def uninterrupted() -> str:
+    """The fingerprint of what comes out without a folder."""
+    return describe(quantized())["fingerprint"]
 
 
 @pytest.fixture
@@ -59,34 +66,30 @@ def kill_before(monkeypatch, number: int, kill) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("number", [4, 16])
+@pytest.mark.parametrize("number", [4, 20])
 def test_a_kill_loses_the_unit_in_work_alone(tmp_path, fitted, monkeypatch, number) -> None:
-    plain = describe(quantized())["fingerprint"]
-    everything = list(fitted)
-    fitted.clear()
+    """18 units learn their rounding, then their step sizes: the second kill comes there."""
+    wanted = uninterrupted()
     if (child := os.fork()) == 0:
         kill_before(monkeypatch, number, lambda: os.kill(os.getpid(), signal.SIGKILL))
         quantized(tmp_path)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    assert len(list(tmp_path.rglob("*.safetensors"))) == number - 1
-    assert describe(quantized(tmp_path))["fingerprint"] == plain
-    assert fitted == everything[number - 1 :]
+    kept = list(tmp_path.rglob("*.safetensors"))
+    assert len(kept) == number - 1
+    fitted.clear()
+    assert describe(quantized(tmp_path))["fingerprint"] == wanted
+    assert len(fitted) == 2 * 18 - len(kept)
 
 
-def test_nothing_is_fitted_twice(tmp_path, fitted) -> None:
-    first = describe(quantized(tmp_path))["fingerprint"]
-    count = len(fitted)
-    assert describe(quantized(tmp_path))["fingerprint"] == first
-    assert len(fitted) == count
-
-
-@pytest.mark.parametrize("other", [{"weights": 4}, {"seed": 1}])
-def test_another_job_starts_from_the_beginning(tmp_path, fitted, other) -> None:
-    quantized(tmp_path)
-    count = len(fitted)
-    assert describe(quantized(tmp_path, **other)) != describe(quantized(tmp_path))
-    assert len(fitted) == 2 * count
+def test_a_finished_job_is_restored_and_another_is_not(tmp_path, fitted) -> None:
+    first = quantized(tmp_path).unet.state_dict()
+    fitted.clear()
+    again = quantized(tmp_path).unet.state_dict()
+    assert not fitted
+    assert all(torch.equal(v, again[k]) for k, v in first.items())
+    quantized(tmp_path, seed=1)
+    assert len(fitted) == 2 * 18
 
 
 def test_a_damaged_unit_is_named(tmp_path) -> None:
@@ -110,9 +113,3 @@ def test_what_is_no_folder_is_refused(given, tmp_path) -> None:
     for each in (given, file):
         with pytest.raises(InvalidInputError, match=r"state_dir=.*give the path of a folder"):
             quantized(each)
-
-
-def test_restored_numbers_are_the_same(tmp_path) -> None:
-    q, again = quantized(tmp_path), quantized(tmp_path)
-    states = q.unet.state_dict(), again.unet.state_dict()
-    assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())

@@ -161,7 +161,7 @@ def test_options_come_back(tmp_path) -> None:
     found = dqlab.describe(dqlab.load(tmp_path / "q"))["recipe"]
     assert found == chosen.to_dict()
     assert found["options"] == [options]
-    assert title(found) == "q-diffusion(split=False, reconstruct=False)"
+    assert title(found) == "q-diffusion(reconstruct=False, split=False)"
 
 
 def test_a_folder_saved_half_way_is_refused(saved, tmp_path) -> None:

@@ -127,6 +127,17 @@ def test_empty_states_are_refused() -> None:
         recorded(4)[0][:0].check("held-out")
 
 
+@pytest.mark.parametrize("name", ["t", "step", "seed", "output", "branch"])
+def test_ragged_states_are_refused(name) -> None:
+    states, _ = recorded(4)
+    for changed in (getattr(states, name)[:-1], torch.cat([getattr(states, name)] * 2)):
+        with pytest.raises(InvalidInputError, match=f"12 rows of x but .* of {name}"):
+            replace(states, **{name: changed}).check("calibration")
+    labels = torch.arange(5)
+    with pytest.raises(InvalidInputError, match="12 rows of x but 5 of class_labels"):
+        replace(states, conditions={"class_labels": labels}).check("calibration")
+
+
 def test_pieces_join_again() -> None:
     states, _ = recorded(4)
     joined = concatenate(list(states.batches(5)))
