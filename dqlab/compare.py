@@ -13,6 +13,7 @@ from dqlab.layers.policy import policy_from_dict
 from dqlab.methods import describe, quantize
 from dqlab.methods.corrected import prediction_correction
 from dqlab.methods.recipe import title
+from dqlab.methods.record import architecture
 from dqlab.metrics import (
     Cost,
     PairedError,
@@ -24,7 +25,6 @@ from dqlab.metrics import (
     sqnr_per_step,
 )
 from dqlab.models.families import Family, Sampler, family_of
-from dqlab.models.loading import architecture_of
 from dqlab.trajectory import States, record
 
 
@@ -174,7 +174,7 @@ def _checked(pipe, quantized, num_seeds: int) -> tuple[dict[str, Any], Family]:
             f"Cannot compare a {type(pipe).__name__} with a {type(quantized).__name__}."
         )
     family = family_of(pipe)
-    if architecture_of(family.denoiser(pipe)) != architecture_of(family.denoiser(quantized)):
+    if architecture(family.denoiser(pipe)) != architecture(family.denoiser(quantized)):
         raise InvalidInputError(
             "The two pipelines hold networks of different architecture; pass the pipeline that "
             "the second one was quantized from."

@@ -202,7 +202,7 @@ def test_formats_that_do_not_meet_the_sites(pipe, change, match) -> None:
                        calibration=recorded()[0])  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [None, 3, b"pixel-unet", ["pixel-unet"], object])
+@pytest.mark.parametrize("name", [None, 3, b"pixel-unet", ["pixel-unet"], "a" * 5000])
 def test_what_no_pipeline_can_be_loaded_from(name) -> None:
     with pytest.raises(InvalidInputError, match=r"Cannot load .*give a shipped name"):
         dqlab.load(name)

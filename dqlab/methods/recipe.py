@@ -4,7 +4,8 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_type_hints
 
 from dqlab.errors import DqlabError, InvalidInputError, NotApplicableError, UnknownNameError
 from dqlab.formats import parse
@@ -139,7 +140,7 @@ def recipe(name: str, **options: Any) -> Recipe:
 
     Raises:
         UnknownNameError: if there is no such method.
-        InvalidInputError: if it has no such option.
+        InvalidInputError: if it has no such option, or takes no value of that kind.
 
     """
     cls = find(name)
@@ -151,9 +152,29 @@ def recipe(name: str, **options: Any) -> Recipe:
             f"{cls.slug} cannot take the options {options}: {error}. Its own are "
             f"{', '.join(parameters) or 'none'}."
         ) from error
+    _check_types(cls, options)
     method = cls(**options)
     method.options = {k: v for k, v in options.items() if not _default(parameters, k, v)}
     return Recipe((method,), dict.fromkeys(method.moments(), method))
+
+
+def _check_types(cls: type, options: dict[str, Any]) -> None:
+    """Hold options against the method's annotations, as far as those can be checked."""
+    hints = get_type_hints(cls.__init__)
+    for name, value in options.items():
+        if name in hints and not _fits(value, hints[name]):
+            raise InvalidInputError(
+                f"{cls.slug}: {name}={value!r} is a {type(value).__name__}; it takes "
+                f"{inspect.formatannotation(hints[name])}."
+            )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if not all(isinstance(kind, type) for kind in kinds):
+        return True
+    allowed = {int, *kinds} if float in kinds else set(kinds)
+    return isinstance(value, tuple(allowed - {int})) or (int in allowed and type(value) is int)
 
 
 def _default(parameters: Mapping[str, inspect.Parameter], name: str, value: Any) -> bool:

@@ -1,5 +1,6 @@
 """The record a quantized model carries: how it was made, and what restoring it takes."""
 
+import functools
 import hashlib
 import json
 from typing import Any
@@ -15,9 +16,9 @@ from dqlab.methods.correction import Correction, describe_correction
 from dqlab.methods.job import Job
 from dqlab.models.families import family_of
 from dqlab.models.families.asked import asked
-from dqlab.models.loading import record_of
+from dqlab.models.loading import record_of, write_network
 
-SAVE_VERSION = 1
+SAVE_VERSION = 2
 
 
 def write_record(job: Job, seconds: float, correction: Correction | None = None) -> None:
@@ -45,19 +46,50 @@ def write_record(job: Job, seconds: float, correction: Correction | None = None)
         "uncovered": job.anatomy.uncovered,
         "formats": {s: q.format.to_dict() for s, q in sites.items() if q.format},
         "per_step": [s for s, q in sites.items() if q.per_step],
-        "dtype": str(next(job.denoiser.parameters()).dtype).removeprefix("torch."),
         "fit_seconds": round(seconds, 1),
     }
-    record["fingerprint"] = fingerprint(job.denoiser, record)
-    keep_record(job.denoiser, record)
+    attach_record(job.denoiser, _of_now(job.denoiser, record))
 
 
-def keep_record(denoiser: nn.Module, record: dict[str, Any]) -> None:
-    """Leave the record with a network: in its config if diffusers made it, else beside it."""
+def attach_record(denoiser: nn.Module, record: dict[str, Any]) -> None:
+    """Leave a record with the denoiser; saving brings it up to date from then on."""
+    denoiser.__class__ = _saving_class(type(denoiser))
+    _keep(denoiser, record)
+
+
+def _keep(denoiser: nn.Module, record: dict[str, Any]) -> None:
+    """In its config if diffusers made it, else beside it."""
     if hasattr(denoiser, "register_to_config"):
         denoiser.register_to_config(quantization_config=record)
     else:
         denoiser.quantization_config = record
+
+
+def _of_now(denoiser: nn.Module, record: dict[str, Any]) -> dict[str, Any]:
+    """The record with the type and the fingerprint of the numbers as they are."""
+    dtype = getattr(denoiser, "dtype", None) or next(denoiser.parameters()).dtype
+    record = record | {"dtype": str(dtype).removeprefix("torch.")}
+    return record | {"fingerprint": fingerprint(denoiser, record)}
+
+
+@functools.cache
+def _saving_class(base: type) -> type:
+    """`base`, by name too, that saves what it holds now: it may have been cast or edited."""
+    if getattr(base, "saves_record", False):
+        return base
+    write = getattr(base, "save_pretrained", write_network)
+
+    @functools.wraps(write)
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        _keep(self, _of_now(self, record_of(self)))
+        write(self, *args, **kwargs)
+
+    body = {
+        "save_pretrained": save_pretrained,
+        "saves_record": True,
+        "__module__": base.__module__,
+    }
+    return type(base.__name__, (base,), body)
 
 
 def job_name(job: Job) -> str:
@@ -88,14 +120,25 @@ def splits(denoiser: nn.Module) -> dict[str, list[int]]:
 
 
 def fingerprint(denoiser: nn.Module, record: dict[str, Any]) -> str:
-    """Short SHA-256 over all codes, ranges and parameters, by name, and the rest of the record."""
+    """Short SHA-256 over all codes, ranges, parameters, settings and the rest of the record."""
     facts = {k: v for k, v in record.items() if k not in ("fingerprint", "fit_seconds")}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    digest.update(architecture(denoiser).encode())
     for name, tensor in sorted(denoiser.state_dict().items()):
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(name.encode())
         digest.update(raw.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def architecture(denoiser: nn.Module) -> str:
+    """The denoiser's configuration, comparable between one built here and one loaded."""
+    if hasattr(denoiser, "register_to_config"):
+        found = {k: v for k, v in denoiser.config.items() if k[0] != "_"}
+        found.pop("quantization_config", None)
+    else:
+        found = {name: tuple(p.shape) for name, p in denoiser.named_parameters()}
+    return json.dumps(found, sort_keys=True, default=str)
 
 
 def describe(pipe) -> dict[str, Any]:

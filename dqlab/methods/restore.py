@@ -14,7 +14,7 @@ from dqlab.layers import StepContext, quantizers, split_layer
 from dqlab.methods.corrected import PREFIX, corrected
 from dqlab.methods.correction import restore_correction
 from dqlab.methods.corrector import Corrector
-from dqlab.methods.record import SAVE_VERSION, fingerprint, keep_record
+from dqlab.methods.record import SAVE_VERSION, attach_record, fingerprint
 from dqlab.methods.registry import all_methods
 from dqlab.methods.run import wrap_sites
 from dqlab.models.families import FAMILIES, BareModel, Sampler, ask, family_of
@@ -27,7 +27,6 @@ from dqlab.models.loading import (
     read_json,
     record_of,
 )
-
 
 
 def load(name: str | Path, *, into: BareModel | None = None, **options: Any):
@@ -127,7 +126,7 @@ def _restore(folder: Path, component: str, plain: nn.Module | None = None) -> nn
             f"{folder / component} holds other numbers or settings than when it was saved: it "
             "was changed or damaged. Save it again."
         )
-    keep_record(denoiser, record)
+    attach_record(denoiser, record)
     return denoiser.requires_grad_(False)
 
 

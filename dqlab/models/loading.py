@@ -228,25 +228,13 @@ def record_of(denoiser: nn.Module) -> dict[str, Any]:
     return dict(config.get("quantization_config", {}))
 
 
-def write_bare(folder: Path, denoiser: nn.Module) -> None:
-    """Save a quantized network that has no pipeline: index, record, and one file of tensors."""
+def write_network(denoiser: nn.Module, folder: str | Path) -> None:
+    """Save a quantized network that is none of diffusers': its record, and one file of tensors."""
     from safetensors.torch import save_file
 
-    inside = folder / BARE
-    inside.mkdir(parents=True, exist_ok=True)
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": "BareModel"}))
+    Path(folder).mkdir(parents=True, exist_ok=True)
     config = {"quantization_config": record_of(denoiser)}
-    (inside / "config.json").write_text(json.dumps(config, indent=2))
+    (Path(folder) / "config.json").write_text(json.dumps(config, indent=2))
     # Tensors may share memory, which the format does not store.
     tensors = {k: v.detach().clone().contiguous() for k, v in denoiser.state_dict().items()}
-    save_file(tensors, inside / WEIGHTS)
-
-
-def architecture_of(denoiser: nn.Module) -> str:
-    """What must be equal for two networks to be comparable, one built here and one loaded."""
-    if hasattr(denoiser, "register_to_config"):
-        found = {k: v for k, v in denoiser.config.items() if k[0] != "_"}
-        found.pop("quantization_config", None)
-    else:
-        found = {name: tuple(p.shape) for name, p in denoiser.named_parameters()}
-    return json.dumps(found, sort_keys=True, default=str)
+    save_file(tensors, Path(folder) / WEIGHTS)

@@ -9,7 +9,7 @@ from dqlab.errors import InvalidInputError, NotApplicableError, UnknownNameError
 from dqlab.layers import quantizers
 from dqlab.methods import Method, Paper, Recipe, registry
 from dqlab.methods.method import MOMENTS, SetRanges
-from dqlab.methods.recipe import as_recipe, title
+from dqlab.methods.recipe import as_recipe, plain_option, title
 from dqlab.models.families import family_of
 
 
@@ -155,9 +155,35 @@ def test_options_are_part_of_the_recipe(plugins) -> None:
     ("value", "kept"),
     [((1, 2), [1, 2]), (torch.float16, "torch.float16"), (float("nan"), "nan"), (True, True)],
 )
-def test_any_option_can_be_recorded(plugins, value, kept) -> None:
+def test_any_option_can_be_recorded(value, kept) -> None:
+    assert plain_option(value) == kept
+
+
+@pytest.mark.parametrize("value", ["a", None, True, [0.5], 1j])
+def test_options_of_another_kind_are_refused(plugins, value) -> None:
     plugins("halving")
-    assert dqlab.recipe("halving", factor=value).to_dict()["options"] == [{"factor": kept}]
+    with pytest.raises(InvalidInputError, match=r"halving: factor=.* is a \w+; it takes float"):
+        dqlab.recipe("halving", factor=value)
+
+
+@pytest.mark.parametrize(
+    ("options", "fine"),
+    [
+        ({"steps": None, "samples": 4}, True), ({"steps": 2.0}, False), ({"steps": True}, False),
+        ({"split": False}, True), ({"split": 1}, False), ({"split": None}, False),
+    ],
+)  # fmt: skip
+def test_options_may_be_none_where_the_method_says_so(options, fine) -> None:
+    if fine:
+        assert dqlab.recipe("q-diffusion", **options)
+        return
+    with pytest.raises(InvalidInputError, match=r"q-diffusion: .* it takes"):
+        dqlab.recipe("q-diffusion", **options)
+
+
+def test_whole_numbers_are_numbers(plugins) -> None:
+    plugins("halving")
+    assert dqlab.recipe("halving", factor=1).methods[0].factor == 1
 
 
 def test_options_stay_through_only_and_without(plugins) -> None:

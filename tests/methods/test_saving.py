@@ -174,6 +174,23 @@ def test_a_folder_saved_half_way_is_refused(saved, tmp_path) -> None:
             dqlab.load(folder)
 
 
+@pytest.mark.parametrize("change", ["cast", "edited"])
+def test_a_network_changed_after_quantization_can_be_saved(tmp_path, change) -> None:
+    q = dqlab.quantize(pipeline(), "rtn", 4, 8, sampler=SAMPLER, calibration=recorded()[0])
+    if change == "cast":
+        q.unet.to(torch.bfloat16)
+    else:
+        with torch.no_grad():
+            q.unet.conv_in.bias.add_(1)
+    q.save_pretrained(tmp_path / "q")
+    again = dqlab.load(tmp_path / "q")
+    assert type(again.unet) is type(q.unet)
+    assert type(again.unet).__name__ == "UNet2DModel"
+    assert again.unet.dtype is q.unet.dtype
+    assert all(torch.equal(v, again.unet.state_dict()[k]) for k, v in q.unet.state_dict().items())
+    assert dqlab.describe(again)["fingerprint"] != dqlab.describe(quantized(4, 8))["fingerprint"]
+
+
 def test_plain_diffusers_refuses_the_folder(saved) -> None:
     from diffusers import DDIMPipeline, UNet2DModel
 
@@ -247,13 +264,27 @@ def test_changed_settings_are_noticed(folder, damage) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [("norm_eps", 1e-3), ("flip_sin_to_cos", False), ("freq_shift", 1),
+     ("mid_block_scale_factor", 2), ("downsample_padding", 0), ("sample_size", 16)],
+)  # fmt: skip
+def test_changed_settings_of_the_network_are_noticed(folder, name, value) -> None:
+    """They need no other tensors, so nothing else would show them."""
+    config = json.loads((folder / CONFIG).read_text())
+    assert config[name] != value
+    (folder / CONFIG).write_text(json.dumps(config | {name: value}))
+    with pytest.raises(CheckpointError, match=r"(?s)q/unet .*Save it again"):
+        dqlab.load(folder)
+
+
+@pytest.mark.parametrize(
     "change",
-    [lambda c: c.update(version=2), lambda c: c.update(quant_method="gguf"),
+    [lambda c: c.update(version=1), lambda c: c.update(quant_method="gguf"),
      lambda c: c.pop("version"), lambda c: c.clear()],
 )  # fmt: skip
 def test_another_version_is_refused(folder, change) -> None:
     edit_config(folder, change)
-    with pytest.raises(CheckpointError, match="this dqlab reads 'dqlab' version 1"):
+    with pytest.raises(CheckpointError, match="this dqlab reads 'dqlab' version 2"):
         dqlab.load(folder)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from dqlab.errors import InvalidInputError
 from dqlab.layers.context import call_arguments, time_argument
 from dqlab.models.families.family import Family
 from dqlab.models.families.sampler import Sampler
-from dqlab.models.loading import BARE, record_of, write_bare
+from dqlab.models.loading import BARE, record_of
 
 Sample = Callable[[nn.Module, Sequence[int], Sampler], Tensor]
 
@@ -53,7 +54,9 @@ class BareModel:
             raise InvalidInputError(
                 "Only a quantized network is saved here; save your own with its state_dict()."
             )
-        write_bare(Path(folder), self.denoiser)
+        self.denoiser.save_pretrained(Path(folder) / BARE)
+        index = {"_class_name": type(self).__name__}
+        (Path(folder) / "model_index.json").write_text(json.dumps(index))
 
 
 @dataclass(frozen=True)
