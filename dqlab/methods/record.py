@@ -38,7 +38,7 @@ def write_record(job: Job, seconds: float, correction: Correction | None = None)
         "correction": correction and describe_correction(type(job.original), correction),
         "profile": job.profile,
         "seed": job.seed,
-        "choices": job.choices,
+        "choices": json.loads(json.dumps(job.choices)),  # as it will come back
         "calibration": {"hash": job.calibration.hash, "rows": len(job.calibration)},
         "layers": job.anatomy.layers,
         "attentions": job.anatomy.attentions,
