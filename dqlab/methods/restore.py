@@ -38,7 +38,7 @@ def load(name: str | Path, *, into: BareModel | None = None, **options: Any):
     Args:
         name: what to open. From the hub come configs and safetensors alone.
         into: the unquantized `wrap_module(...)` that a saved network without pipeline belongs to.
-        options: torch_dtype, variant, revision, cache_dir, token, as diffusers knows them.
+        options: dtype, variant, revision, cache_dir, token, as diffusers knows them.
 
     Raises:
         UnknownNameError: if there is no such model; says what there is.

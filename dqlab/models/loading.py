@@ -14,7 +14,7 @@ PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy",
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 BARE = "denoiser"
 """The component of a model without a pipeline."""
-OPTIONS = ("torch_dtype", "variant", "revision", "cache_dir", "token")
+OPTIONS = ("dtype", "variant", "revision", "cache_dir", "token")
 """Options of diffusers' `from_pretrained` that `load` passes on."""
 
 
@@ -116,7 +116,7 @@ def fetch(name: str, options: dict[str, Any]) -> Path:
     """
     import diffusers
 
-    where = {k: v for k, v in options.items() if k != "torch_dtype"}
+    where = {k: v for k, v in options.items() if k != "dtype"}
     try:
         folder = Path(
             diffusers.DiffusionPipeline.download(str(name), use_safetensors=True, **where)
@@ -183,7 +183,7 @@ def open_folder(
     from diffusers.utils import logging
 
     logging.disable_progress_bar()
-    given = {k: v for k, v in options.items() if k in ("torch_dtype", "variant")}
+    given = {k: v for k, v in options.items() if k in ("dtype", "variant")}
     try:
         pipe = getattr(diffusers, pipeline).from_pretrained(
             folder, use_safetensors=True, **_absent(folder) | components | given

@@ -61,7 +61,7 @@ PUBLISHED = (
             "attention_head_dim": None, "downsample_padding": 0, "flip_sin_to_cos": False,
             "freq_shift": 1, "norm_eps": 1e-6,
         },
-        {"sample": (1, 3, 32, 32), "timestep": (1,)}, 35.7,
+        {"sample": (1, 3, 32, 32), "timestep": (1,)}, 35.746,
     ),
     Published(
         "CompVis/ldm-celebahq-256", "LDMPipeline", "UNet2DModel",
