@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dqlab import __version__
-from dqlab.errors import NotApplicableError
+from dqlab.errors import InvalidInputError, NotApplicableError
 from dqlab.layers import QuantizedLayer, SplitQuantizer, quantizers
 from dqlab.layers.policy import plain_bits
 from dqlab.methods.correction import Correction, describe_correction
@@ -46,9 +46,11 @@ def write_record(job: Job, seconds: float, correction: Correction | None = None)
         "uncovered": job.anatomy.uncovered,
         "formats": {s: q.format.to_dict() for s, q in sites.items() if q.format},
         "per_step": [s for s, q in sites.items() if q.per_step],
+        "dtype": _dtype(job.denoiser),
         "fit_seconds": round(seconds, 1),
     }
-    attach_record(job.denoiser, _of_now(job.denoiser, record))
+    record["fingerprint"] = fingerprint(job.denoiser, record)
+    attach_record(job.denoiser, record)
 
 
 def attach_record(denoiser: nn.Module, record: dict[str, Any]) -> None:
@@ -65,23 +67,39 @@ def _keep(denoiser: nn.Module, record: dict[str, Any]) -> None:
         denoiser.quantization_config = record
 
 
-def _of_now(denoiser: nn.Module, record: dict[str, Any]) -> dict[str, Any]:
-    """The record with the type and the fingerprint of the numbers as they are."""
-    dtype = getattr(denoiser, "dtype", None) or next(denoiser.parameters()).dtype
-    record = record | {"dtype": str(dtype).removeprefix("torch.")}
-    return record | {"fingerprint": fingerprint(denoiser, record)}
+def _dtype(denoiser: nn.Module) -> str:
+    found = getattr(denoiser, "dtype", None) or next(denoiser.parameters()).dtype
+    return str(found).removeprefix("torch.")
+
+
+def _refresh(denoiser: nn.Module) -> None:
+    """Let the fingerprint be that of the numbers as they are.
+
+    Raises:
+        InvalidInputError: if they were cast, which rounds ranges off their codes.
+
+    """
+    record = record_of(denoiser)
+    if (found := _dtype(denoiser)) != record["dtype"]:
+        raise InvalidInputError(
+            f"This network was cast from {record['dtype']} to {found} after it was quantized, so "
+            "its ranges no longer fit its codes. Save it before casting, or cast the original "
+            "and quantize that."
+        )
+    record["fingerprint"] = fingerprint(denoiser, record)
+    _keep(denoiser, record)
 
 
 @functools.cache
 def _saving_class(base: type) -> type:
-    """`base`, by name too, that saves what it holds now: it may have been cast or edited."""
+    """`base`, by name too, whose record is brought up to date when it is saved."""
     if getattr(base, "saves_record", False):
         return base
     write = getattr(base, "save_pretrained", write_network)
 
     @functools.wraps(write)
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        _keep(self, _of_now(self, record_of(self)))
+        _refresh(self)
         write(self, *args, **kwargs)
 
     body = {
