@@ -373,4 +373,4 @@ def test_compare_measures_after_the_correction(saved, monkeypatch, tmp_path) -> 
     states, _ = record(pipe, [3000, 3001], sampler())
     assert found.powers.equals(error_powers(states, q.unet, correct=prediction_correction(q)))
     assert not found.powers.equals(error_powers(states, q.unet))
-    assert found.to_dict()["method"] == "ptqd"
+    assert found.to_dict()["method"] == "ptqd(samples=2)"

@@ -82,28 +82,29 @@ def test_a_kill_loses_the_unit_in_work_alone(tmp_path, fitted, monkeypatch, numb
     assert len(fitted) == 2 * 18 - len(kept)
 
 
-def test_a_finished_job_is_restored_and_another_is_not(tmp_path, fitted) -> None:
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_finished_job_is_restored_and_another_is_not(tmp_path, fitted, monkeypatch) -> None:
     first = quantized(tmp_path).unet.state_dict()
     fitted.clear()
     again = quantized(tmp_path).unet.state_dict()
     assert not fitted
     assert all(torch.equal(v, again[k]) for k, v in first.items())
-    quantized(tmp_path, seed=1)
-    assert len(fitted) == 2 * 18
+    kill_before(monkeypatch, 1, interrupt)
+    with pytest.raises(KeyboardInterrupt):  # the first unit is to be fitted
+        quantized(tmp_path, seed=1)
 
 
-def test_a_damaged_unit_is_named(tmp_path) -> None:
-    quantized(tmp_path)
-    file = sorted(tmp_path.rglob("*.safetensors"))[0]
+def test_a_damaged_unit_is_named(tmp_path, monkeypatch) -> None:
+    kill_before(monkeypatch, 2, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        quantized(tmp_path)
+    (file,) = tmp_path.rglob("*.safetensors")
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(CheckpointError, match=rf"{file.name}.*Delete it to start again"):
         quantized(tmp_path)
-
-
-def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    quantized()
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("given", [3, b"x", ["a"]])
