@@ -5,7 +5,7 @@ import dqlab
 
 
 class Denoiser(nn.Module):
-    """Any module called as f(x, t, ...); here it predicts a velocity for 8x8 pictures."""
+    """Any module called as f(x, t, ...), where t may differ from row to row."""
 
     def __init__(self):
         super().__init__()
@@ -13,7 +13,7 @@ class Denoiser(nn.Module):
         self.middle = nn.Conv2d(32, 32, 3, padding=1)
 
     def forward(self, x, t, label):
-        h = self.enter(x) + label[:, None, None, None] + t
+        h = self.enter(x) + label[:, None, None, None] + t.view(-1, 1, 1, 1)
         return self.leave(torch.relu(self.middle(torch.relu(h))))
 
 
