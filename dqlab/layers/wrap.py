@@ -5,12 +5,14 @@ a subclass of what it was (`QuantizedConv2d` is a `Conv2d`), so code that inspec
 on working and `copy.deepcopy` copies the whole model consistently.
 """
 
-from functools import cache
+from functools import cache, wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from dqlab.errors import InvalidInputError
 from dqlab.formats import Range
 from dqlab.layers.context import StepContext
 from dqlab.layers.quantizer import Quantizer
@@ -92,9 +94,21 @@ class QuantizedAttention(nn.Module):
     """
 
     def forward(self, *args, **kwargs):
-        """The module's own forward, its attention made explicit."""
-        with _Explicit(self):
-            return super().forward(*args, **kwargs)
+        """The module's own forward, its attention made explicit.
+
+        Raises:
+            InvalidInputError: if it attended in another way, past the quantizers.
+
+        """
+        with _Explicit(self) as explicit:
+            output = super().forward(*args, **kwargs)
+        if not explicit.used:
+            raise InvalidInputError(
+                f"{self.q_quantizer.site.removesuffix('.q')} attended without calling "
+                "scaled_dot_product_attention, so its operands were not quantized. Set back the "
+                "attention processor or backend the model was quantized with."
+            )
+        return output
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask, causal, scale) -> Tensor:
         """`[B, H, L, D]` each; mask broadcast to `[B, H, L, S]`, boolean (keep) or additive."""
@@ -118,12 +132,13 @@ class _Explicit(TorchFunctionMode):
 
     def __init__(self, owner: QuantizedAttention):
         super().__init__()
-        self.owner = owner
+        self.owner, self.used = owner, False
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is not nn.functional.scaled_dot_product_attention:
             return func(*args, **kwargs)
+        self.used = True
         return _attend(self.owner, *args, **kwargs)
 
 
@@ -147,7 +162,15 @@ def _attend(
 
 @cache
 def _quantized_class(mixin: type, cls: type) -> type:
-    return type(f"Quantized{cls.__name__}", (mixin, cls), {"__module__": cls.__module__})
+    body: dict[str, Any] = {"__module__": cls.__module__}
+    if mixin is QuantizedAttention:
+        # A denoiser that attends by itself is still asked which arguments it takes.
+        @wraps(cls.forward)
+        def forward(self, *args, **kwargs):
+            return mixin.forward(self, *args, **kwargs)
+
+        body["forward"] = forward
+    return type(f"Quantized{cls.__name__}", (mixin, cls), body)
 
 
 def wrap_layer(module: nn.Module, path: str, context: StepContext) -> None:

@@ -9,12 +9,14 @@ import torch
 from torch import nn
 
 from dqlab import __version__
-from dqlab.errors import InvalidInputError
+from dqlab.errors import InvalidInputError, NotApplicableError
 from dqlab.layers import QuantizedLayer, SplitQuantizer, quantizers
 from dqlab.layers.policy import plain_bits
 from dqlab.methods.correction import Correction, describe_correction
 from dqlab.methods.job import Job
-from dqlab.models.families import FAMILIES
+from dqlab.models.families import family_of
+from dqlab.models.families.asked import asked
+from dqlab.models.loading import record_of, write_network
 
 SAVE_VERSION = 2
 
@@ -31,6 +33,8 @@ def write_record(job: Job, seconds: float, correction: Correction | None = None)
         "policy": job.policy.to_dict(),
         "sampler": dict(vars(job.sampler)),
         "schedule": schedule.tolist(),
+        "asked": asked(job.original),
+        "predicts": job.family.predicts(job.original),
         "correction": correction and describe_correction(type(job.original), correction),
         "profile": job.profile,
         "seed": job.seed,
@@ -50,13 +54,22 @@ def write_record(job: Job, seconds: float, correction: Correction | None = None)
 
 
 def attach_record(denoiser: nn.Module, record: dict[str, Any]) -> None:
-    """Put a record into the denoiser's config; saving brings it up to date from then on."""
+    """Leave a record with the denoiser; saving brings it up to date from then on."""
     denoiser.__class__ = _saving_class(type(denoiser))
-    denoiser.register_to_config(quantization_config=record)
+    _keep(denoiser, record)
+
+
+def _keep(denoiser: nn.Module, record: dict[str, Any]) -> None:
+    """In its config if diffusers made it, else beside it."""
+    if hasattr(denoiser, "register_to_config"):
+        denoiser.register_to_config(quantization_config=record)
+    else:
+        denoiser.quantization_config = record
 
 
 def _dtype(denoiser: nn.Module) -> str:
-    return str(denoiser.dtype).removeprefix("torch.")
+    found = getattr(denoiser, "dtype", None) or next(denoiser.parameters()).dtype
+    return str(found).removeprefix("torch.")
 
 
 def _refresh(denoiser: nn.Module) -> None:
@@ -66,7 +79,7 @@ def _refresh(denoiser: nn.Module) -> None:
         InvalidInputError: if they were cast, which rounds ranges off their codes.
 
     """
-    record = dict(denoiser.config["quantization_config"])
+    record = record_of(denoiser)
     if (found := _dtype(denoiser)) != record["dtype"]:
         raise InvalidInputError(
             f"This network was cast from {record['dtype']} to {found} after it was quantized, so "
@@ -74,7 +87,7 @@ def _refresh(denoiser: nn.Module) -> None:
             "and quantize that."
         )
     record["fingerprint"] = fingerprint(denoiser, record)
-    denoiser.register_to_config(quantization_config=record)
+    _keep(denoiser, record)
 
 
 @functools.cache
@@ -82,11 +95,12 @@ def _saving_class(base: type) -> type:
     """`base`, by name too, whose record is brought up to date when it is saved."""
     if getattr(base, "saves_record", False):
         return base
+    write = getattr(base, "save_pretrained", write_network)
 
-    @functools.wraps(base.save_pretrained)
+    @functools.wraps(write)
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         _refresh(self)
-        base.save_pretrained(self, *args, **kwargs)
+        write(self, *args, **kwargs)
 
     body = {
         "save_pretrained": save_pretrained,
@@ -137,15 +151,17 @@ def fingerprint(denoiser: nn.Module, record: dict[str, Any]) -> str:
 
 def architecture(denoiser: nn.Module) -> str:
     """The denoiser's configuration, comparable between one built here and one loaded."""
-    config = {k: v for k, v in denoiser.config.items() if k[0] != "_"}
-    config.pop("quantization_config", None)
-    return json.dumps(config, sort_keys=True, default=str)
+    if hasattr(denoiser, "register_to_config"):
+        found = {k: v for k, v in denoiser.config.items() if k[0] != "_"}
+        found.pop("quantization_config", None)
+    else:
+        found = {name: tuple(p.shape) for name, p in denoiser.named_parameters()}
+    return json.dumps(found, sort_keys=True, default=str)
 
 
 def describe(pipe) -> dict[str, Any]:
     """How a pipeline was quantized: recipe, bits, policy, sampler, calibration; {} if not."""
-    for component in {f.component for f in FAMILIES}:
-        config = getattr(getattr(pipe, component, None), "config", {})
-        if "quantization_config" in config:
-            return dict(config["quantization_config"])
-    return {}
+    try:
+        return record_of(family_of(pipe).denoiser(pipe))
+    except NotApplicableError:
+        return {}

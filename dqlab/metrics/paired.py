@@ -46,7 +46,10 @@ class PairedError:
 def paired_error(
     reference: Tensor, other: Tensor, classifier: AttributeClassifier | None = None
 ) -> PairedError:
-    """Compare images pair by pair; both `[N, 3, 32, 32]` in [0, 1].
+    """Compare images pair by pair; both `[N, 3, 32, 32]` in [0, 1], or videos `[N, F, 3, 32, 32]`.
+
+    Flips of a video are counted over its frames. The classifier has no say on anything but colour
+    pictures; then there are no flips.
 
     Raises:
         InvalidInputError: if there are none, or the two sets differ in shape.
@@ -57,9 +60,12 @@ def paired_error(
             f"Images of shape {tuple(reference.shape)} and {tuple(other.shape)} make no pairs; "
             "sample both pipelines with the same seeds."
         )
-    classifier = classifier or load_classifier()
     mse = (reference - other).square().flatten(1).mean(1)
-    before, after = (classifier.read(x * 2 - 1)[0] for x in (reference, other))
+    if reference.ndim < 4 or reference.shape[-3] != 3:
+        return PairedError(mse, {})
+    classifier = classifier or load_classifier()
+    pictures = (x.flatten(0, -4) * 2 - 1 for x in (reference, other))
+    before, after = (classifier.read(x)[0] for x in pictures)
     flips = {
         head: float((getattr(before, head) != getattr(after, head)).float().mean())
         for head in HEADS

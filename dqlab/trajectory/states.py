@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.errors import InvalidInputError, NotApplicableError
-from dqlab.layers.context import call_arguments, sample_argument
+from dqlab.layers.context import answer_of, call_arguments, sample_argument, time_argument
 from dqlab.models.families import Family, Sampler, family_of
 from dqlab.trajectory.arguments import flatten, pick, same, unflatten, with_rows
 
@@ -36,7 +36,8 @@ class States:
             its own, such as one per video frame.
         constants: arguments that are the same for every row, named alike.
         branches: names of the guidance branches; empty if each row stands alone.
-        guidance_scale: how the branches are mixed.
+        guidance_scale: how the branches are mixed; a tensor where it differs along the sample.
+        channels: how many of the output's channels the sampler steps by; None for all.
 
     """
 
@@ -49,7 +50,8 @@ class States:
     conditions: dict[str, Tensor] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
     branches: tuple[str, ...] = ()
-    guidance_scale: float = 1.0
+    guidance_scale: float | Tensor = 1.0
+    channels: int | None = None
 
     def __post_init__(self) -> None:
         if self.branch is None:
@@ -80,9 +82,11 @@ class States:
             outputs: one per row of this whole set, branches included.
 
         Returns:
-            Guided outputs `[R / branches, ...]` and the row each one stands for.
+            Guided outputs `[R / branches, ...]`, without the channels of a learned variance, and
+            the row each one stands for.
 
         """
+        outputs = outputs[:, : self.channels]
         rows = torch.arange(len(self))
         if not self.branches:
             return outputs, rows
@@ -127,11 +131,7 @@ class States:
 
 def _ask(denoiser: nn.Module, x: Tensor, t: Tensor, flat: dict[str, Any]) -> Tensor:
     """The denoiser's answer, other arguments given flat."""
-    return _answer(denoiser(x, timestep=t, **unflatten(flat)))
-
-
-def _answer(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output.sample
+    return answer_of(denoiser(x, **{time_argument(denoiser): t}, **unflatten(flat)))
 
 
 class _Recorder:
@@ -143,9 +143,10 @@ class _Recorder:
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         named = call_arguments(module, args, kwargs)
         x = named.pop(sample_argument(module)).detach().clone()
-        t = torch.as_tensor(named.pop("timestep")).reshape(-1).expand(len(x)).clone().to(x.device)
+        t = torch.as_tensor(named.pop(time_argument(module))).reshape(-1)
         named.pop("return_dict", None)
-        self.calls.append((x, t, _answer(output).detach().clone(), flatten(named)))
+        t = t.expand(len(x)).clone().to(x.device)
+        self.calls.append((x, t, answer_of(output).detach().clone(), flatten(named)))
 
     @torch.no_grad()
     def with_rows(self, denoiser: nn.Module) -> frozenset[str]:
@@ -198,7 +199,8 @@ def record(
         progress: called with the number of finished trajectories after each batch.
 
     Returns:
-        The states, ordered by seed batch, step, row; and the images `[N, 3, H, W]` in [0, 1].
+        The states, ordered by seed batch, step, row; and the images `[N, 3, H, W]` (of a video
+        pipeline `[N, frames, 3, H, W]`) in [0, 1].
 
     Raises:
         InvalidInputError: if `seeds` is empty.
@@ -218,17 +220,18 @@ def record(
         finally:
             handle.remove()
         rows = recorder.with_rows(denoiser) if rows is None else rows
-        parts.append(_with_guidance(recorder.states(rows), family, sampler))
+        parts.append(_with_guidance(recorder.states(rows), pipe, family, sampler))
         if progress:
             progress(min(start + batch_size, len(seeds)))
     return concatenate(parts), torch.cat(images)
 
 
-def _with_guidance(states: States, family: Family, sampler: Sampler) -> States:
-    """Name the branches, if the pipeline ran more than one."""
+def _with_guidance(states: States, pipe, family: Family, sampler: Sampler) -> States:
+    """Say which channels count, and name the branches if the pipeline ran more than one."""
+    states = replace(states, channels=family.prediction_channels(pipe))
     if not bool(states.branch.any()):
         return states
-    return replace(states, branches=family.branches, guidance_scale=family.guidance(sampler))
+    return replace(states, branches=family.branches, guidance_scale=family.mix(pipe, sampler))
 
 
 def concatenate(parts: Sequence[States]) -> States:

@@ -2,10 +2,15 @@ import json
 
 import pytest
 import torch
-from tiny_models import SAMPLER, fill_shipped, new_unet, pipeline, seeded
+from tiny_models import SAMPLER, fill_shipped, new_unet, pipeline, quantized, seeded
 
 import dqlab
-from dqlab.errors import CheckpointError, NotApplicableError, UnknownNameError
+from dqlab.errors import (
+    CheckpointError,
+    InvalidInputError,
+    NotApplicableError,
+    UnknownNameError,
+)
 from dqlab.models import loading
 from dqlab.models.classifier import HEADS, AttributeClassifier, load_classifier, save_classifier
 from dqlab.models.families import DDPM_UNET, PIXEL_UNET, Sampler, family_of
@@ -147,3 +152,64 @@ def test_asking_for_the_schedule_changes_nothing() -> None:
     before = pipeline().scheduler.timesteps.tolist()
     PIXEL_UNET.schedule(pipeline(), Sampler(7))
     assert pipeline().scheduler.timesteps.tolist() == before
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A hub cache that holds nobody/tiny, as a download would have left it."""
+    repository = tmp_path / "models--nobody--tiny"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    pipeline().save_pretrained(snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    return tmp_path, snapshot
+
+
+def test_a_model_from_the_hub_is_opened(hub) -> None:
+    cache, _ = hub
+    pipe = dqlab.load("nobody/tiny", cache_dir=cache)
+    assert torch.equal(pipe.unet.conv_in.weight, pipeline().unet.conv_in.weight)
+    half = dqlab.load("nobody/tiny", cache_dir=cache, dtype=torch.float16)
+    assert half.unet.dtype is torch.float16
+
+
+def test_a_quantized_model_from_the_hub_stays_quantized(hub) -> None:
+    cache, snapshot = hub
+    quantized().save_pretrained(snapshot)
+    again = dqlab.load("nobody/tiny", cache_dir=cache)
+    assert dqlab.describe(again) == dqlab.describe(quantized())
+
+
+def test_a_model_from_the_hub_runs_no_code_of_its_own(hub) -> None:
+    cache, snapshot = hub
+    (snapshot / "unet" / "mine.py").write_text("raise SystemExit")
+    with pytest.raises(CheckpointError, match=r"mine\.py is code that came with the model"):
+        dqlab.load("nobody/tiny", cache_dir=cache)
+
+
+def test_a_model_without_safetensors_says_how_to_convert_it(hub) -> None:
+    cache, snapshot = hub
+    weights = snapshot / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(CheckpointError, match=r"safetensors only.*variant='fp16'.*convert"):
+        dqlab.load("nobody/tiny", cache_dir=cache)
+
+
+def test_a_pipeline_with_its_weights_at_the_top_opens(tmp_path) -> None:
+    """The layout of google/ddpm-cifar10-32."""
+    from diffusers import DDPMPipeline, DDPMScheduler
+
+    DDPMPipeline(new_unet(), DDPMScheduler()).save_pretrained(tmp_path)
+    for part in ("unet", "scheduler"):
+        for path in (tmp_path / part).iterdir():
+            path.rename(tmp_path / path.name)
+        (tmp_path / part).rmdir()
+    pipe = dqlab.load(tmp_path)
+    assert family_of(pipe) is DDPM_UNET
+    assert torch.equal(pipe.unet.conv_in.weight, new_unet().conv_in.weight)
+
+
+@pytest.mark.parametrize("option", ["trust_remote_code", "use_safetensors", "custom_pipeline"])
+def test_options_that_could_run_code_are_refused(option) -> None:
+    with pytest.raises(InvalidInputError, match=rf"{option}=True is no option of load"):
+        dqlab.load("nobody/tiny", **{option: True})
