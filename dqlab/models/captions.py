@@ -1,6 +1,6 @@
-"""Captions of tinted garments, their tokenizer, and which caption belongs to which seed.
+"""Captions of tinted garments, their tokenizers, and which caption belongs to which seed.
 
-The vocabulary is closed (26 words), so the tokenizer is trained here, offline, on every caption
+The vocabulary is closed (26 words), so the tokenizers are built here, offline, from every caption
 there is, and every word becomes one token.
 """
 
@@ -14,6 +14,8 @@ from dqlab.models.tint import BACKGROUNDS, COLOURS, Attributes
 
 MAX_LENGTH = 16
 """Tokens per caption, start and end included."""
+NO_CAPTION = len(GARMENTS) * len(COLOURS) * len(BACKGROUNDS)
+"""The caption number that stands for none: one past the last of `every_attribute()`."""
 _END = "<|endoftext|>"
 
 
@@ -63,12 +65,28 @@ def _learned(trained) -> dict:
     return {"vocab": model["vocab"], "merges": [tuple(pair) for pair in model["merges"]]}
 
 
+def build_t5_tokenizer():
+    """A `T5Tokenizer` for the caption vocabulary: one piece per word."""
+    from transformers import T5Tokenizer
+
+    words = sorted({word for text in every_attribute().captions() for word in text.split()})
+    pieces = ["<pad>", "</s>", "<unk>", *(f"\N{LOWER ONE EIGHTH BLOCK}{word}" for word in words)]
+    # A unigram model never has to choose between pieces here, so that all may weigh the same.
+    scored = [(piece, 0.0) for piece in pieces]
+    return T5Tokenizer(vocab=scored, extra_ids=0, model_max_length=MAX_LENGTH)
+
+
 def tokenize(tokenizer, captions: list[str]) -> torch.Tensor:
     """Token ids, int64 `[N, 16]`, padded as Stable Diffusion pads its prompts."""
+    return encode(tokenizer, captions).input_ids
+
+
+def encode(tokenizer, captions: list[str]):
+    """Token ids and attention mask, int64 `[N, 16]` each."""
     return tokenizer(
         captions,
         padding="max_length",
         max_length=MAX_LENGTH,
         truncation=True,
         return_tensors="pt",
-    ).input_ids
+    )

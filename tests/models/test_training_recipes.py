@@ -9,31 +9,10 @@ import dqlab
 from dqlab.engine import Budget, Progress
 from dqlab.errors import CheckpointError, InvalidInputError, UnknownNameError
 from dqlab.models import fashion, training
-from dqlab.models.classifier import AttributeClassifier, load_classifier, save_classifier
+from dqlab.models.classifier import load_classifier
 from dqlab.models.recipes import RECIPES, recipe_for
 from dqlab.models.recipes.base import add_noise, blended_weights, weighted_noise_loss
 from dqlab.models.recipes.pixel_unet import PixelUNet
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    """Own folders, and 40 real images in place of the training split."""
-    grey, labels = fashion.load_held_out()
-    monkeypatch.setattr(fashion, "load_split", lambda split: (grey[:40], labels[:40]))
-    monkeypatch.setattr(fashion, "load_held_out", lambda: (grey, labels))
-    monkeypatch.setenv("DQLAB_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("DQLAB_SHIPPED_DIR", str(tmp_path / "data"))
-    for recipe in RECIPES.values():
-        monkeypatch.setattr(recipe, "settings", recipe.settings | {"batch": 4})
-    return tmp_path
-
-
-@pytest.fixture
-def untrained_parts(home):
-    """What latent recipes build on: a judge and an autoencoder, never trained."""
-    save_classifier(AttributeClassifier(), home / "data" / "models" / "attribute-classifier")
-    plain = recipe_for("autoencoder")
-    plain.export(plain.model(), home / "data" / "models" / "autoencoder")
 
 
 def weights(folder) -> bytes:
@@ -66,27 +45,31 @@ def test_trains_a_pixel_unet_that_loads(home) -> None:
     assert pipe(num_inference_steps=1, output_type="np").images.shape == (1, 32, 32, 3)
 
 
-def test_resumes_to_the_same_bytes_and_replaces_the_old_result(home, monkeypatch) -> None:
-    whole = weights(train(out=home / "whole", fresh=True))
-    (home / "stopped").mkdir()
-    (home / "stopped" / "old").touch()
-    asked = recipe_for("attribute-classifier").task
+def stop_before(step: int, name: str, monkeypatch) -> None:
+    """Press Ctrl-C when the recipe called `name` asks for its batch number `step`."""
+    asked = recipe_for(name).task
 
     def stopping(self, budget, device):
         task = asked(budget, device)
         draw, count = task.draw, iter(range(99))
 
         def interrupted(generator):
-            if next(count) == 2:
+            if next(count) == step:
                 raise KeyboardInterrupt
             return draw(generator)
 
         task.draw = interrupted
         return task
 
-    recipe = RECIPES["attribute-classifier"]
+    monkeypatch.setattr(RECIPES[name], "task", stopping)
+
+
+def test_resumes_to_the_same_bytes_and_replaces_the_old_result(home, monkeypatch) -> None:
+    whole = weights(train(out=home / "whole", fresh=True))
+    (home / "stopped").mkdir()
+    (home / "stopped" / "old").touch()
     with monkeypatch.context() as patch:
-        patch.setattr(recipe, "task", stopping)
+        stop_before(2, "attribute-classifier", patch)
         with pytest.raises(KeyboardInterrupt):
             train(out=home / "stopped", fresh=True)
     assert [p.name for p in (home / "stopped").iterdir()] == ["old"]

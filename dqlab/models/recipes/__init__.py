@@ -4,12 +4,21 @@ from dqlab.errors import UnknownNameError
 from dqlab.models.recipes.attribute_classifier import AttributeClassifierRecipe
 from dqlab.models.recipes.autoencoder import AutoencoderRecipe
 from dqlab.models.recipes.base import Recipe
+from dqlab.models.recipes.latent_dit import LatentDiT
 from dqlab.models.recipes.latent_unet import LatentUNet
 from dqlab.models.recipes.pixel_unet import PixelUNet
+from dqlab.models.recipes.text_dit import TextDiT
 
 RECIPES: dict[str, type[Recipe]] = {
     recipe.name: recipe
-    for recipe in (AttributeClassifierRecipe, PixelUNet, AutoencoderRecipe, LatentUNet)
+    for recipe in (
+        AttributeClassifierRecipe,
+        PixelUNet,
+        AutoencoderRecipe,
+        LatentUNet,
+        LatentDiT,
+        TextDiT,
+    )
 }
 
 

@@ -11,20 +11,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dqlab.engine import Budget
-from dqlab.models import captions, fashion
+from dqlab.models import captions
 from dqlab.models.loading import open_component
-from dqlab.models.recipes.base import (
-    Recipe,
-    SupervisedTask,
-    add_noise,
-    blended_weights,
-    weighted_noise_loss,
-)
-from dqlab.models.tint import dress
+from dqlab.models.recipes.latent import Ask, LatentRecipe, all_captions
 
 
-class LatentUNet(Recipe):
+class LatentUNet(LatentRecipe):
     """Train `UNet2DConditionModel` and `CLIPTextModel` on latents and captions."""
 
     name = "latent-unet"
@@ -42,19 +34,6 @@ class LatentUNet(Recipe):
         "guidance_scale": 2.0,
         "views_of_each_image": 2,
     }
-
-    def scheduler(self):
-        """DDIM, trailing spacing, no clipping (latents have no bounds)."""
-        from diffusers import DDIMScheduler
-
-        return DDIMScheduler(
-            beta_schedule="scaled_linear",
-            beta_start=0.00085,
-            beta_end=0.012,
-            timestep_spacing="trailing",
-            clip_sample=False,
-            steps_offset=1,
-        )
 
     def model(self) -> nn.ModuleDict:
         """The untrained U-Net and text encoder."""
@@ -96,47 +75,15 @@ class LatentUNet(Recipe):
             )
         )
 
-    def task(self, budget: Budget, device: torch.device) -> SupervisedTask:
-        """Noise prediction on stored latents of tinted training images, with captions."""
-        torch.manual_seed(0)
-        module = self.model().to(device)
-        latents, shown = (t.to(device) for t in self._latents())
-        ids = captions.tokenize(captions.build_tokenizer(), [*_all_captions(), ""]).to(device)
-        abar = self.scheduler().alphas_cumprod.to(device)
-        weights = blended_weights(abar)
+    def ask(self, module: nn.Module, device: torch.device) -> Ask:
+        """Captions are read by the text encoder that is trained along."""
+        ids = captions.tokenize(captions.build_tokenizer(), all_captions()).to(device)
 
-        def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
-            options = {"generator": generator, "device": device}
-            rows = torch.randint(len(latents), (self.settings["batch"],), **options)
-            clean = latents[rows].float()
-            dropped = torch.rand(len(rows), **options) < self.settings["drop_caption"]
-            caption = torch.where(dropped, len(ids) - 1, shown[rows].long())
-            t = torch.randint(len(abar), (len(rows),), **options)
-            return clean, torch.randn(clean.shape, **options), t, ids[caption]
+        def ask(noisy: Tensor, t: Tensor, caption: Tensor) -> Tensor:
+            words = module["text_encoder"](ids[caption]).last_hidden_state
+            return module["unet"](noisy, t, encoder_hidden_states=words).sample
 
-        def objective(batch: tuple[Tensor, ...]) -> Tensor:
-            clean, noise, t, tokens = batch
-            words = module["text_encoder"](tokens).last_hidden_state
-            noisy = add_noise(abar, clean, noise, t)
-            predicted = module["unet"](noisy, t, encoder_hidden_states=words).sample
-            return weighted_noise_loss(predicted, noise, weights[t])
-
-        return self.supervised(module, draw, objective, budget)
-
-    @torch.no_grad()
-    def _latents(self) -> tuple[Tensor, Tensor]:
-        """Scaled fp16 latents of the training set in a few tints, and their caption numbers."""
-        autoencoder = open_component("autoencoder", "AutoencoderKL")
-        grey, labels = fashion.load_split("train")
-        parts, numbers = [], []
-        for view in range(self.settings["views_of_each_image"]):
-            generator = torch.Generator().manual_seed(view)
-            for rows in torch.arange(len(grey)).split(256):
-                images, shown = dress(grey[rows], labels[rows], generator)
-                mean = autoencoder.encode(images).latent_dist.mean
-                parts.append((mean * autoencoder.config.scaling_factor).half())
-                numbers.append(captions.caption_number(shown).to(torch.int16))
-        return torch.cat(parts), torch.cat(numbers)
+        return ask
 
     def export(self, module: nn.Module, folder: Path) -> None:
         """A StableDiffusionPipeline folder: fp16 U-Net and VAE, fp32 text encoder."""
@@ -155,7 +102,3 @@ class LatentUNet(Recipe):
             requires_safety_checker=False,
         )
         pipe.save_pretrained(folder)
-
-
-def _all_captions() -> list[str]:
-    return captions.every_attribute().captions()

@@ -1,0 +1,28 @@
+"""Folders of a test's own, and stand-ins for what recipes build on."""
+
+import pytest
+
+from dqlab.models import fashion
+from dqlab.models.classifier import AttributeClassifier, save_classifier
+from dqlab.models.recipes import RECIPES, recipe_for
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Own folders, and 40 real images in place of the training split."""
+    grey, labels = fashion.load_held_out()
+    monkeypatch.setattr(fashion, "load_split", lambda split: (grey[:40], labels[:40]))
+    monkeypatch.setattr(fashion, "load_held_out", lambda: (grey, labels))
+    monkeypatch.setenv("DQLAB_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("DQLAB_SHIPPED_DIR", str(tmp_path / "data"))
+    for recipe in RECIPES.values():
+        monkeypatch.setattr(recipe, "settings", recipe.settings | {"batch": 4})
+    return tmp_path
+
+
+@pytest.fixture
+def untrained_parts(home):
+    """What latent recipes build on: a judge and an autoencoder, never trained."""
+    save_classifier(AttributeClassifier(), home / "data" / "models" / "attribute-classifier")
+    plain = recipe_for("autoencoder")
+    plain.export(plain.model(), home / "data" / "models" / "autoencoder")
