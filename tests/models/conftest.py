@@ -1,5 +1,7 @@
 """Folders of a test's own, and stand-ins for what recipes build on."""
 
+import contextlib
+
 import pytest
 
 from dqlab.models import fashion
@@ -26,3 +28,31 @@ def untrained_parts(home):
     save_classifier(AttributeClassifier(), home / "data" / "models" / "attribute-classifier")
     plain = recipe_for("autoencoder")
     plain.export(plain.model(), home / "data" / "models" / "autoencoder")
+    return home
+
+
+@pytest.fixture
+def stop_before(monkeypatch):
+    """Press Ctrl-C when the recipe called `name` asks for its batch number `step`."""
+
+    @contextlib.contextmanager
+    def stopping(step: int, name: str):
+        asked = RECIPES[name].task
+
+        def interruptible(self, budget, device):
+            task = asked(self, budget, device)
+            draw, count = task.draw, iter(range(99))
+
+            def interrupted(generator):
+                if next(count) == step:
+                    raise KeyboardInterrupt
+                return draw(generator)
+
+            task.draw = interrupted
+            return task
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(RECIPES[name], "task", interruptible)
+            yield
+
+    return stopping

@@ -45,33 +45,12 @@ def test_trains_a_pixel_unet_that_loads(home) -> None:
     assert pipe(num_inference_steps=1, output_type="np").images.shape == (1, 32, 32, 3)
 
 
-def stop_before(step: int, name: str, monkeypatch) -> None:
-    """Press Ctrl-C when the recipe called `name` asks for its batch number `step`."""
-    asked = recipe_for(name).task
-
-    def stopping(self, budget, device):
-        task = asked(budget, device)
-        draw, count = task.draw, iter(range(99))
-
-        def interrupted(generator):
-            if next(count) == step:
-                raise KeyboardInterrupt
-            return draw(generator)
-
-        task.draw = interrupted
-        return task
-
-    monkeypatch.setattr(RECIPES[name], "task", stopping)
-
-
-def test_resumes_to_the_same_bytes_and_replaces_the_old_result(home, monkeypatch) -> None:
+def test_resumes_to_the_same_bytes_and_replaces_the_old_result(home, stop_before) -> None:
     whole = weights(train(out=home / "whole", fresh=True))
     (home / "stopped").mkdir()
     (home / "stopped" / "old").touch()
-    with monkeypatch.context() as patch:
-        stop_before(2, "attribute-classifier", patch)
-        with pytest.raises(KeyboardInterrupt):
-            train(out=home / "stopped", fresh=True)
+    with stop_before(2, "attribute-classifier"):
+        train(out=home / "stopped", fresh=True)
     assert [p.name for p in (home / "stopped").iterdir()] == ["old"]
     assert weights(train(out=home / "stopped")) == whole
     assert not (home / "stopped" / "old").exists()

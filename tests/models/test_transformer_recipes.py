@@ -5,7 +5,7 @@ import torch
 
 from dqlab.errors import CheckpointError
 from dqlab.models import captions, training
-from dqlab.models.recipes import RECIPES, recipe_for
+from dqlab.models.recipes import recipe_for
 from dqlab.models.recipes.latent import stored_latents
 from dqlab.models.recipes.latent_dit import NULL_LABEL, SummedLabels
 from dqlab.models.tint import Attributes
@@ -47,26 +47,10 @@ def size_in_megabytes(folder) -> float:
 
 
 @pytest.mark.parametrize("name", MEGABYTES)
-def test_stops_and_goes_on_to_the_same_weights(untrained_parts, name, monkeypatch) -> None:
+def test_stops_and_goes_on_to_the_same_weights(untrained_parts, name, stop_before) -> None:
     whole = train(name, out=untrained_parts / "whole", fresh=True)
-    asked = recipe_for(name).task
-
-    def stopping(self, budget, device):
-        task = asked(budget, device)
-        first, rest = task.draw, iter(range(9))
-
-        def interrupted(generator):
-            if next(rest) == 1:
-                raise KeyboardInterrupt
-            return first(generator)
-
-        task.draw = interrupted
-        return task
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RECIPES[name], "task", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            train(name, out=untrained_parts / "parts", fresh=True)
+    with stop_before(1, name):
+        train(name, out=untrained_parts / "parts", fresh=True)
     parts = train(name, out=untrained_parts / "parts")
     files = sorted(p.relative_to(whole) for p in whole.rglob("*.safetensors"))
     assert files
