@@ -36,7 +36,8 @@ def write_atomically(path: Path, write) -> None:
 def save_state(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write tensors and JSON-able facts as one file, atomically."""
     header = {"dqlab": json.dumps({"version": VERSION, **facts})}
-    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    # Copies, because the format refuses tied weights, which are one tensor by two names.
+    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=header))
 
 

@@ -125,8 +125,9 @@ def test_begins_at_zero_and_every_part_learns(untrained_parts, name) -> None:
 def test_label_table_is_the_sum_of_its_parts() -> None:
     table = SummedLabels(6)
     number = int(captions.caption_number(Attributes(*torch.tensor([[3], [1], [2]]))))
-    garment, colour, background = table.parts.values()
-    assert torch.equal(table(torch.tensor(number)), garment[3] + colour[1] + background[2])
+    parts = table.parts
+    summed = parts["garment"][3] + parts["colour"][1] + parts["background"][2]
+    assert torch.equal(table(torch.tensor(number)), summed)
     unlabelled = table(torch.tensor([captions.NO_CAPTION, NULL_LABEL]))
     assert torch.equal(unlabelled, table.unlabelled.expand(2, -1))
 

@@ -49,6 +49,7 @@ class LatentDiT(LatentRecipe):
             num_attention_heads=self.settings["heads"],
             attention_head_dim=self.settings["width"] // self.settings["heads"],
             in_channels=4,
+            out_channels=4,
             num_layers=self.settings["blocks"],
             sample_size=8,
             patch_size=1,
