@@ -179,8 +179,9 @@ def train(
 def card(name: Annotated[str, typer.Argument(help="A shipped model.")]) -> None:
     """Measure a shipped model and write its model card."""
     from dqlab.metrics.quality import write_card
+    from dqlab.phenomena.census import summary
 
-    out.print(write_card(name))
+    out.print(write_card(name, summary))
 
 
 @app.command()

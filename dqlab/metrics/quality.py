@@ -6,7 +6,7 @@ Every number comes from `measure_*`; the card (README.md) is rendered from `qual
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,8 @@ def measure_pixel_model(folder: Path) -> dict[str, Any]:
     return found | {"loss_per_timestep": loss_per_timestep(pipe, held_out_images()[0])}
 
 
-def measure_latent_model(folder: Path) -> dict[str, Any]:
-    """What every image model is measured by, and agreement with the captions."""
+def measure_conditional_model(folder: Path) -> dict[str, Any]:
+    """What every image model is measured by, and agreement with its captions or classes."""
     pipe, classifier = open_pipeline(folder), load_classifier()
     found, images = _measure_images(pipe)
     asked = attributes_of(list(seeds.QUALITY[:SAMPLES]))
@@ -93,6 +93,9 @@ def measure_latent_model(folder: Path) -> dict[str, Any]:
     return found | {
         "guidance_scale": family_of(pipe).guidance(Sampler()),
         "prompt_agreement": _rounded(agreement),
+        "prompt_agreement_standard_error": _rounded(
+            {k: (p * (1 - p) / SAMPLES) ** 0.5 for k, p in agreement.items()}
+        ),
         "agreement_on_real_images": _rounded(accuracy),
         "agreement_ratio": _rounded({k: agreement[k] / accuracy[k] for k in agreement}),
     }
@@ -206,12 +209,18 @@ MEASURES = {
     "attribute-classifier": measure_classifier,
     "pixel-unet": measure_pixel_model,
     "autoencoder": measure_autoencoder,
-    "latent-unet": measure_latent_model,
+    "latent-unet": measure_conditional_model,
+    "latent-dit": measure_conditional_model,
+    "text-dit": measure_conditional_model,
 }
 
 
-def write_card(name: str) -> Path:
+def write_card(name: str, census: Callable[[Any], dict[str, Any]] | None = None) -> Path:
     """Measure a shipped model; write `quality.json`, file sums and the model card.
+
+    Args:
+        name: which.
+        census: asked, with the pipeline, for what the card says about its activations.
 
     Returns:
         The card's path.
@@ -227,6 +236,8 @@ def write_card(name: str) -> Path:
     folder = models_dir() / name
     training = read_json(folder / "training.json")
     quality = MEASURES[name](folder)
+    if census and (folder / "model_index.json").is_file():
+        quality["phenomena"] = census(open_pipeline(folder))
     quality["measured"] = {
         "commit": git_commit(),
         "machine": machine_kind(),

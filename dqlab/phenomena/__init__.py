@@ -2,6 +2,7 @@
 
 from dqlab.phenomena import (
     bits,
+    census,
     chain,
     drift,
     layers,
@@ -15,6 +16,7 @@ from dqlab.phenomena import (
 
 __all__ = [
     "bits",
+    "census",
     "chain",
     "drift",
     "layers",

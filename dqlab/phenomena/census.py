@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from dqlab import seeds
 from dqlab.layers import concatenations, explore
-from dqlab.models.families import Sampler, family_of
+from dqlab.models.families import family_of
 from dqlab.trajectory import States, record, replay
 
 TRAJECTORIES = 8
@@ -114,14 +114,15 @@ def _watching(model: nn.Module, seen: dict[str, _Inputs]) -> Iterator[None]:
     """While inside, the inputs of the layers in `seen` are counted."""
     with contextlib.ExitStack() as stack:
         for path, inputs in seen.items():
-            hook = model.get_submodule(path).register_forward_pre_hook(_counting(inputs))
+            layer = model.get_submodule(path)
+            hook = layer.register_forward_pre_hook(_counting(inputs), with_kwargs=True)
             stack.callback(hook.remove)
         yield
 
 
-def _counting(inputs: _Inputs) -> Callable[[nn.Module, tuple], None]:
-    def count(layer: nn.Module, args: tuple) -> None:
-        x = args[0].detach().float()
+def _counting(inputs: _Inputs) -> Callable[[nn.Module, tuple, dict], None]:
+    def count(layer: nn.Module, args: tuple, kwargs: dict) -> None:
+        x = (args[0] if args else kwargs["input"]).detach().float()
         rows = x if isinstance(layer, nn.Linear) else x.movedim(1, -1)
         inputs.add(rows.reshape(-1, rows.shape[-1]), positions=rows.ndim > 2)
 
@@ -200,9 +201,7 @@ def _row(place: int, table: Tensor | None = None) -> Cut:
     return cut
 
 
-def summary(
-    pipe, trajectories: int = TRAJECTORIES, sampler: Sampler | None = None
-) -> dict[str, Any]:
+def summary(pipe, trajectories: int = TRAJECTORIES, sampler: dict | None = None) -> dict[str, Any]:
     """The census of a pipeline in a few numbers, for its model card.
 
     Of every figure the median and the largest over layers; a layer's own figure is the median over
