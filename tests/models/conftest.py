@@ -1,6 +1,8 @@
 """Folders of a test's own, and stand-ins for what recipes build on."""
 
 import contextlib
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -22,12 +24,20 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def untrained_parts(home):
-    """What latent recipes build on: a judge and an autoencoder, never trained."""
-    save_classifier(AttributeClassifier(), home / "data" / "models" / "attribute-classifier")
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory) -> Path:
+    """A judge and an autoencoder, never trained."""
+    models = tmp_path_factory.mktemp("untrained")
+    save_classifier(AttributeClassifier(), models / "attribute-classifier")
     plain = recipe_for("autoencoder")
-    plain.export(plain.model(), home / "data" / "models" / "autoencoder")
+    plain.export(plain.model(), models / "autoencoder")
+    return models
+
+
+@pytest.fixture
+def untrained_parts(home, untrained):
+    """What latent recipes build on, in the test's own folder."""
+    shutil.copytree(untrained, home / "data" / "models")
     return home
 
 

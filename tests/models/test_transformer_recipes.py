@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+import dqlab
 from dqlab.errors import CheckpointError
+from dqlab.metrics import quality
 from dqlab.models import captions, training
+from dqlab.models.families import Sampler, family_of
 from dqlab.models.recipes import recipe_for
 from dqlab.models.recipes.latent import stored_latents
 from dqlab.models.recipes.latent_dit import NULL_LABEL, SummedLabels
@@ -101,6 +104,35 @@ def test_plain_diffusers_runs_text_dit(untrained_parts) -> None:
         own = recipe.ask(trained, CPU)(x, asked["timestep"], numbers)
     # The pipeline pads to 120 tokens and training to 16: masked, so that it makes no difference.
     torch.testing.assert_close(answer, own, rtol=0, atol=0.01 * float(own.abs().max()))
+
+
+@pytest.mark.parametrize("name", MEGABYTES)
+def test_families_ask_for_what_each_seed_shows(untrained_parts, name) -> None:
+    """A picture is judged by its seed's attributes, so these must be what the network is told."""
+    recipe, folder = recipe_for(name), untrained_parts / "data" / "models" / name
+    recipe.export(awake(recipe.model()), folder)
+    pipe, seeds = dqlab.load(name), [3, 4]
+    asked = captions.attributes_of(seeds).captions()
+    told = family_of(pipe).arguments(pipe, Sampler(), seeds)
+    shown = told.get("prompt") or _names(pipe, told["class_labels"])
+    assert shown == asked
+    images = family_of(pipe).run(pipe, Sampler(num_inference_steps=1), seeds)
+    assert images.shape == (2, 3, 32, 32)
+
+
+def test_card_holds_what_was_measured(untrained_parts, monkeypatch) -> None:
+    train("latent-dit", steps=1)
+    monkeypatch.setitem(quality.MEASURES, "latent-dit", lambda folder: {"confidence": 0.875})
+    card = quality.write_card("latent-dit", lambda pipe: {"drift": {"largest": 5.25}})
+    text = card.read_text()
+    assert "| confidence | 0.875 |" in text
+    assert "| phenomena drift largest | 5.25 |" in text
+    dqlab.load("latent-dit")
+
+
+def _names(pipe, labels: list[int]) -> list[str]:
+    by_number = {number: text for text, number in pipe.labels.items()}
+    return [by_number[label] for label in labels]
 
 
 def _number(caption: str) -> int:
