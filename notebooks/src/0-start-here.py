@@ -546,7 +546,10 @@ def _(answer):
     return answer(torch.linspace(1, 0, 101)) == 50
 
 
-@check.case("the answer moves with the schedule", "At most half: 0.5 itself counts. And abar is a power, no amplitude.")
+@check.case(
+    "the answer moves with the schedule",
+    "At most half: 0.5 itself counts. And abar is a power, no amplitude.",
+)
 def _(answer):
     return answer(torch.tensor([0.9, 0.7, 0.51, 0.5, 0.3, 0.2, 0.1, 0.0])) == 3
 
@@ -606,7 +609,10 @@ def _(answer):
     return len(answer(line, 0.5, 1, 2).unique()) <= 4
 
 
-@check.case("it agrees with dqlab for 3 and 4 bits", "Three things can be off: the clamp, the sign of the zero point, codes for values.")
+@check.case(
+    "it agrees with dqlab for 3 and 4 bits",
+    "Three things can be off: the clamp, the sign of the zero point, codes for values.",
+)
 def _(answer):
     return all(torch.allclose(answer(line, *r), ours(*r)) for r in [(0.25, 3, 3), (0.25, 8, 4)])
 
