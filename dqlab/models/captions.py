@@ -6,6 +6,7 @@ there is, and every word becomes one token.
 
 import itertools
 import json
+from collections.abc import Sequence
 
 import torch
 
@@ -65,12 +66,16 @@ def _learned(trained) -> dict:
     return {"vocab": model["vocab"], "merges": [tuple(pair) for pair in model["merges"]]}
 
 
-def build_t5_tokenizer():
-    """A `T5Tokenizer` for the caption vocabulary: one piece per word."""
+def build_t5_tokenizer(more: Sequence[str] = ()):
+    """A `T5Tokenizer` for the caption vocabulary: one piece per word.
+
+    `more` words come last, so that the others keep their token ids.
+    """
     from transformers import T5Tokenizer
 
     words = sorted({word for text in every_attribute().captions() for word in text.split()})
-    pieces = ["<pad>", "</s>", "<unk>", *(f"\N{LOWER ONE EIGHTH BLOCK}{word}" for word in words)]
+    words = (f"\N{LOWER ONE EIGHTH BLOCK}{word}" for word in [*words, *more])
+    pieces = ["<pad>", "</s>", "<unk>", *words]
     # A unigram model never has to choose between pieces here, so that all may weigh the same.
     scored = [(piece, 0.0) for piece in pieces]
     return T5Tokenizer(vocab=scored, extra_ids=0, model_max_length=MAX_LENGTH)

@@ -7,6 +7,7 @@ FID, and compare only with each other.
 
 import json
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from dqlab.paths import models_dir
 
 HEADS = {"garment": len(GARMENTS), "colour": len(COLOURS), "background": len(BACKGROUNDS)}
 FEATURES = 64
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
@@ -30,6 +32,7 @@ class AttributeClassifier(nn.Module):
     """Four convolutions, mean and max pooling, a 64-number feature, three linear heads."""
 
     num_features = FEATURES
+    title = "attribute classifier"
 
     def __init__(self, width: int = 32):
         super().__init__()
@@ -65,32 +68,42 @@ class AttributeClassifier(nn.Module):
 
 def save_classifier(model: AttributeClassifier, folder: Path) -> None:
     """Write `config.json` and fp16 weights."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"width": model.width}, indent=2) + "\n")
-    weights = {name: t.half().contiguous() for name, t in model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
+    write_weights(model, {"width": model.width}, folder)
 
 
 def load_classifier(folder: Path | None = None) -> AttributeClassifier:
     """The shipped classifier (fp32, eval), or the one in `folder`."""
+    return open_weights(AttributeClassifier, folder or models_dir() / "attribute-classifier")
+
+
+def write_weights(model: nn.Module, config: dict[str, int], folder: Path) -> None:
+    """Write `config.json`, the arguments that build `model`, and its fp16 weights."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    weights = {name: t.half().contiguous() for name, t in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
+
+
+def open_weights(build: type[Module], folder: Path) -> Module:
+    """The network of class `build` that `write_weights` left in `folder`: fp32, eval, frozen.
+
+    Raises:
+        CheckpointError: if the folder holds none, or is damaged.
+
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    folder = folder or models_dir() / "attribute-classifier"
+    what = build.title
+    repair = f"Restore it from the repository, or train it: dqlab train {what.replace(' ', '-')}"
     if not (folder / "model.safetensors").is_file():
-        raise CheckpointError(
-            f"No attribute classifier in {folder}. Restore it from the repository, or train it: "
-            "dqlab train attribute-classifier"
-        )
+        raise CheckpointError(f"No {what} in {folder}. {repair}")
     try:
-        model = AttributeClassifier(**json.loads((folder / "config.json").read_text()))
+        model = build(**json.loads((folder / "config.json").read_text()))
         weights = load_file(folder / "model.safetensors")
         model.load_state_dict({name: t.float() for name, t in weights.items()})
     except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"The attribute classifier in {folder} is damaged ({error}). Restore it from the "
-            "repository, or train it: dqlab train attribute-classifier"
-        ) from error
+        raise CheckpointError(f"The {what} in {folder} is damaged ({error}). {repair}") from error
     return model.eval().requires_grad_(False)

@@ -116,6 +116,7 @@ def provenance(
     return {
         "recipe": recipe.name,
         "settings": recipe.settings,
+        "starts_from": recipe.origins(),
         "seed": seed,
         "stages": report.stages,
         "precision": report.precision,

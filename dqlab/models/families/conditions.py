@@ -7,6 +7,7 @@ import torch
 
 from dqlab.models.captions import attributes_of, caption_number
 from dqlab.models.families.asked import asked_of_seeds
+from dqlab.models.motion import MOTIONS, motion_captions, motions_of
 
 SMALL = 8
 """Latents of at most this size belong to models of the size dqlab ships."""
@@ -22,7 +23,21 @@ def small(pipe) -> bool:
 
 def captions_of_seeds(pipe, seeds: Sequence[int]) -> dict[str, Any]:
     """A text-to-image pipeline draws each seed's own caption, or the prompt a user asked for."""
-    prompt = asked_of_seeds(pipe, seeds).get("prompt") or attributes_of(seeds).captions()
+    return _prompts(pipe, seeds, attributes_of(seeds).captions())
+
+
+def motion_captions_of_seeds(pipe, seeds: Sequence[int]) -> dict[str, Any]:
+    """A text-to-video pipeline is also told each seed's own motion, if its words are known."""
+    shown = attributes_of(seeds)
+    words = set(pipe.tokenizer.get_vocab())
+    if not {piece for phrase in MOTIONS for piece in pipe.tokenizer.tokenize(phrase)} <= words:
+        return captions_of_seeds(pipe, seeds)
+    return _prompts(pipe, seeds, motion_captions(shown, motions_of(seeds)))
+
+
+def _prompts(pipe, seeds: Sequence[int], drawn: list[str]) -> dict[str, Any]:
+    """What the user asked for, else what was drawn."""
+    prompt = asked_of_seeds(pipe, seeds).get("prompt") or drawn
     return {"prompt": [prompt] * len(seeds) if isinstance(prompt, str) else prompt}
 
 

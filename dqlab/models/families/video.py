@@ -12,7 +12,12 @@ import torch
 from torch import Tensor
 
 from dqlab.models.families.asked import asked
-from dqlab.models.families.conditions import captions_of_seeds, pictures_of_seeds, small
+from dqlab.models.families.conditions import (
+    captions_of_seeds,
+    motion_captions_of_seeds,
+    pictures_of_seeds,
+    small,
+)
 from dqlab.models.families.family import Family
 from dqlab.models.families.sampler import Sampler
 
@@ -31,7 +36,7 @@ def _latte(pipe, seeds: Sequence[int]) -> dict[str, Any]:
 
     So a video would depend on whether another one is made beside it.
     """
-    captions = captions_of_seeds(pipe, seeds)["prompt"]
+    captions = motion_captions_of_seeds(pipe, seeds)["prompt"]
     config = pipe.transformer.config
     words, nothing = pipe.encode_prompt(captions * 2, clean_caption=False)
     size = config.sample_size * pipe.vae_scale_factor

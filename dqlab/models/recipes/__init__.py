@@ -8,6 +8,9 @@ from dqlab.models.recipes.latent_dit import LatentDiT
 from dqlab.models.recipes.latent_unet import LatentUNet
 from dqlab.models.recipes.pixel_unet import PixelUNet
 from dqlab.models.recipes.text_dit import TextDiT
+from dqlab.models.recipes.video_dit import VideoDiT
+from dqlab.models.recipes.video_features import VideoFeaturesRecipe
+from dqlab.models.recipes.video_unet import VideoUNet
 
 RECIPES: dict[str, type[Recipe]] = {
     recipe.name: recipe
@@ -18,6 +21,9 @@ RECIPES: dict[str, type[Recipe]] = {
         LatentUNet,
         LatentDiT,
         TextDiT,
+        VideoFeaturesRecipe,
+        VideoUNet,
+        VideoDiT,
     )
 }
 

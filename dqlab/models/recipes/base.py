@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.engine import Budget, Progress, Stage, cosine
+from dqlab.models.loading import file_sums
+from dqlab.paths import models_dir
 
 
 class Recipe(ABC):
@@ -22,6 +24,8 @@ class Recipe(ABC):
     """Default time budget, for two slow cores."""
     settings: ClassVar[dict[str, Any]]
     """Everything that shapes the result; recorded in the model card."""
+    starts_from: ClassVar[tuple[str, ...]] = ()
+    """Shipped models whose weights it begins with or keeps; their hashes are recorded."""
 
     @abstractmethod
     def task(self, budget: Budget, device: torch.device) -> Any:
@@ -50,10 +54,15 @@ class Recipe(ABC):
             settings["ema_decay"],
         )
 
+    def origins(self) -> dict[str, dict[str, str]]:
+        """SHA-256 of every weight file of the models it starts from."""
+        return {name: file_sums(models_dir() / name) for name in self.starts_from}
+
     @property
     def fingerprint(self) -> str:
-        """Short hash of name and settings: a resumable state belongs to exactly one."""
-        text = json.dumps([self.name, self.settings], sort_keys=True)
+        """Short hash of name, settings and origins: a resumable state belongs to exactly one."""
+        origins = [self.origins()] if self.starts_from else []
+        text = json.dumps([self.name, self.settings, *origins], sort_keys=True)
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
@@ -74,7 +83,7 @@ class SupervisedTask:
         self.stages = [
             Stage(
                 self.budget,
-                list(self.module.parameters()),
+                [p for p in self.module.parameters() if p.requires_grad],
                 self.lr,
                 cosine(self.warmup),
                 clip_norm=1.0,
