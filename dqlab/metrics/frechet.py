@@ -7,6 +7,9 @@ features); it compares only with other distances on the same feature net. Each m
 it as a multiple of the distance between training and test images.
 """
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pandas as pd
 import torch
 from torch import Tensor
@@ -56,6 +59,25 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     metric.update(first, real=True)
     metric.update(second, real=False)
     return float(metric.compute())
+
+
+def stored_features(path: Path, maker: str, compute: Callable[[], Tensor]) -> Tensor:
+    """Reference features from `path`, or computed and stored there.
+
+    They belong to one feature net: stored with its hash `maker` (named "classifier" in the file)
+    and computed anew if that changed.
+    """
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    if path.is_file():
+        with safe_open(path, "pt") as stored:
+            if stored.metadata()["classifier"] == maker:
+                return stored.get_tensor("features").float()
+    found = compute().half()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"features": found}, path, metadata={"classifier": maker})
+    return found.float()
 
 
 def frechet_with_error(

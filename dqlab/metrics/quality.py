@@ -16,7 +16,14 @@ from torch import Tensor
 from dqlab import seeds
 from dqlab.errors import UnknownNameError
 from dqlab.metrics.fidelity import prompt_fidelity
-from dqlab.metrics.frechet import features, frechet_distance, frechet_with_error
+from dqlab.metrics.frechet import (
+    features,
+    frechet_distance,
+    frechet_with_error,
+    stored_features,
+)
+from dqlab.metrics.sampling import sample
+from dqlab.metrics.video import measure_video_features, measure_video_model
 from dqlab.models import fashion
 from dqlab.models.captions import attributes_of
 from dqlab.models.classifier import AttributeClassifier, load_classifier
@@ -38,32 +45,16 @@ def held_out_images() -> tuple[Tensor, Attributes]:
 
 
 def reference_features(classifier: AttributeClassifier) -> Tensor:
-    """Features of 5,000 tinted training images: shipped, or computed and stored.
+    """Features of 5,000 tinted training images: shipped, or computed and stored."""
 
-    They belong to one classifier: stored with its file's hash and computed anew if that changed.
-    """
-    from safetensors import safe_open
-    from safetensors.torch import save_file
+    def compute() -> Tensor:
+        grey, labels = fashion.load_split("train")
+        images, _ = dress(grey[:REFERENCE], labels[:REFERENCE], torch.Generator().manual_seed(1))
+        return features(images / 2 + 0.5, classifier)
 
     path = data_dir() / "reference" / "train-features.safetensors"
-    ruler = file_sums(models_dir() / "attribute-classifier")["model.safetensors"]
-    if path.is_file():
-        with safe_open(path, "pt") as stored:
-            if stored.metadata()["classifier"] == ruler:
-                return stored.get_tensor("features").float()
-    grey, labels = fashion.load_split("train")
-    images, _ = dress(grey[:REFERENCE], labels[:REFERENCE], torch.Generator().manual_seed(1))
-    found = features(images / 2 + 0.5, classifier).half()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"features": found}, path, metadata={"classifier": ruler})
-    return found.float()
-
-
-def sample(pipe, wanted: Sequence[int], batch_size: int = 50) -> Tensor:
-    """Images of the given seeds at the default sampler, `[N, 3, H, W]` in [0, 1]."""
-    family, wanted = family_of(pipe), list(wanted)
-    parts = [wanted[i : i + batch_size] for i in range(0, len(wanted), batch_size)]
-    return torch.cat([family.run(pipe, Sampler(), part) for part in parts])
+    maker = file_sums(models_dir() / "attribute-classifier")["model.safetensors"]
+    return stored_features(path, maker, compute)
 
 
 def measure_classifier(folder: Path) -> dict[str, Any]:
@@ -212,6 +203,9 @@ MEASURES = {
     "latent-unet": measure_conditional_model,
     "latent-dit": measure_conditional_model,
     "text-dit": measure_conditional_model,
+    "video-features": measure_video_features,
+    "video-unet": measure_video_model,
+    "video-dit": measure_video_model,
 }
 
 

@@ -4,14 +4,29 @@ A real garment keeps its kind and colours while it moves. The classifier errs on
 shifted garments too, so each figure stands beside that of real clips.
 """
 
-from typing import NamedTuple
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dqlab.metrics.frechet import frechet_with_error
-from dqlab.models.classifier import HEADS, AttributeClassifier
-from dqlab.models.video_features import VideoFeatures
+from dqlab import seeds
+from dqlab.metrics.frechet import frechet_with_error, stored_features
+from dqlab.metrics.sampling import sample
+from dqlab.models import fashion
+from dqlab.models.captions import attributes_of
+from dqlab.models.classifier import HEADS, AttributeClassifier, load_classifier
+from dqlab.models.families import Sampler, family_of
+from dqlab.models.loading import file_sums, open_pipeline
+from dqlab.models.motion import Clips, film, motions_of
+from dqlab.models.tint import Attributes
+from dqlab.models.video_features import VideoFeatures, load_video_features
+from dqlab.paths import data_dir, models_dir
+
+SAMPLES = 400
+"""Generated clips behind a model card: four parts of 100 give the distance's error."""
+REFERENCE = 2_000
 
 
 class Share(NamedTuple):
@@ -19,6 +34,10 @@ class Share(NamedTuple):
 
     mean: float
     standard_error: float
+
+    def rounded(self) -> dict[str, float]:
+        """Four digits, for a record."""
+        return {name: round(value, 4) for name, value in self._asdict().items()}
 
 
 def share(per_clip: Tensor) -> Share:
@@ -102,3 +121,81 @@ def video_frechet(reference: Tensor, videos: Tensor, real: Tensor) -> dict[str, 
         "real_clips_standard_error": floor_error,
         "multiple": distance / floor,
     }
+
+
+def held_out_clips(frames: int, count: int = SAMPLES) -> Clips:
+    """The first of the 1,000 shipped test images in fixed tints and motions."""
+    grey, labels = fashion.load_held_out()
+    generator = torch.Generator().manual_seed(seeds.TINT)
+    return film(grey[:count], labels[:count], frames, generator)
+
+
+def reference_video_features(net: VideoFeatures, frames: int) -> Tensor:
+    """Features of 2,000 clips of training images `[2000, 64]`: shipped, or computed and stored."""
+
+    def compute() -> Tensor:
+        grey, labels = (values[:REFERENCE] for values in fashion.load_split("train"))
+        generator = torch.Generator().manual_seed(1)
+        parts = zip(grey.split(200), labels.split(200), strict=True)
+        clips = (film(*part, frames, generator).frames for part in parts)
+        return torch.cat([video_features(clip / 2 + 0.5, net) for clip in clips])
+
+    path = data_dir() / "reference" / f"clip-features-{frames}.safetensors"
+    maker = file_sums(models_dir() / "video-features")["model.safetensors"]
+    return stored_features(path, maker, compute)
+
+
+def measure_video_features(folder: Path) -> dict[str, Any]:
+    """Accuracy per head on held-out clips of 8 and 16 frames."""
+    net, found = load_video_features(folder), {}
+    for frames in (8, 16):
+        clips = held_out_clips(frames)
+        truth = _attributes(clips.shown) | {"motion": clips.motion}
+        found[f"{frames}_frames"] = _plain(video_agreement(clips.frames / 2 + 0.5, truth, net))
+    return {"clips": SAMPLES, "accuracy": found}
+
+
+def measure_video_model(folder: Path) -> dict[str, Any]:
+    """Constancy over frames, agreement, confidence and distance, beside those of real clips."""
+    pipe, net = open_pipeline(folder), load_video_features()
+    wanted = list(seeds.QUALITY[:SAMPLES])
+    start = time.perf_counter()
+    videos = sample(pipe, wanted, 10)
+    seconds = (time.perf_counter() - start) / SAMPLES
+    clips = held_out_clips(videos.shape[1])
+    asked = _attributes(attributes_of(wanted))
+    # video-unet is not told how to move: what it is not asked it cannot agree with.
+    if folder.name == "video-dit":
+        asked["motion"] = motions_of(wanted)
+    truth = _attributes(clips.shown) | {"motion": clips.motion}
+    real = clips.frames / 2 + 0.5
+    features = (video_features(shown, net) for shown in (videos, real))
+    distance = video_frechet(reference_video_features(net, videos.shape[1]), *features)
+    return {
+        "samples": SAMPLES,
+        "frames": videos.shape[1],
+        "sampler": vars(Sampler()),
+        "guidance_scale": family_of(pipe).guidance(Sampler()),
+        "frechet": {name: round(value, 4) for name, value in distance.items()},
+        "generated": _seen(videos, asked, net),
+        "real": _seen(real, truth, net),
+        "seconds_per_clip": round(seconds, 2),
+    }
+
+
+def _attributes(shown: Attributes) -> dict[str, Tensor]:
+    return {head: getattr(shown, head) for head in HEADS}
+
+
+def _seen(videos: Tensor, asked: dict[str, Tensor], net: VideoFeatures) -> dict[str, Any]:
+    """What is measured of generated and of real clips alike."""
+    classifier = load_classifier()
+    return {
+        "frames_like_the_majority": _plain(frame_consistency(videos, classifier)),
+        "agreement": _plain(video_agreement(videos, asked, net)),
+        "confidence": frame_confidence(videos, classifier).rounded(),
+    }
+
+
+def _plain(shares: dict[str, Share]) -> dict[str, dict[str, float]]:
+    return {head: found.rounded() for head, found in shares.items()}
