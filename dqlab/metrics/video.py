@@ -41,7 +41,7 @@ class Share(NamedTuple):
 
 
 def share(per_clip: Tensor) -> Share:
-    """Mean and standard error of one number per clip, `[N]`; the error of one clip is NaN."""
+    """Mean and standard error of one number per clip, `[N]`, N > 1."""
     return Share(float(per_clip.mean()), float(per_clip.std() / len(per_clip) ** 0.5))
 
 

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from dqlab.models import fashion
 from dqlab.models.classifier import AttributeClassifier, save_classifier
@@ -38,6 +39,36 @@ def untrained(tmp_path_factory) -> Path:
 def untrained_parts(home, untrained):
     """What latent recipes build on, in the test's own folder."""
     shutil.copytree(untrained, home / "data" / "models")
+    return home
+
+
+@pytest.fixture(scope="session")
+def random_models(tmp_path_factory):
+    """What the video models start from, with random weights; built once, never changed."""
+    folder, held_out = tmp_path_factory.mktemp("shipped"), fashion.load_held_out()
+    save_classifier(AttributeClassifier(), folder / "models" / "attribute-classifier")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DQLAB_SHIPPED_DIR", str(folder))
+        patch.setattr(fashion, "load_held_out", lambda: held_out)
+        for name in ("autoencoder", "latent-unet", "text-dit"):
+            recipe = recipe_for(name)
+            recipe.export(awake(recipe.model()), folder / "models" / name)
+    return folder
+
+
+def awake(module):
+    """Weights away from zero: what begins as the identity hides what its blocks do."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for value in module.parameters():
+            value.add_(0.02 * torch.randn_like(value))
+    return module
+
+
+@pytest.fixture
+def parents(home, random_models):
+    """A home with image models in it."""
+    shutil.copytree(random_models, home / "data", dirs_exist_ok=True)
     return home
 
 

@@ -104,7 +104,7 @@ def test_default_budget_is_the_recipes(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_batches_come_from_the_generator_alone(untrained_parts, name) -> None:
+def test_batches_come_from_the_generator_alone(parents, name) -> None:
     task = recipe_for(name).task(Budget(steps=1), torch.device("cpu"))
     generators = [torch.Generator().manual_seed(seed) for seed in (1, 1, 2)]
     losses = [task.loss(task.batch(g), Progress(0, 0.0)) for g in generators]

@@ -1,7 +1,5 @@
 """The video recipes: what they start from, what they train, what plain diffusers runs."""
 
-import shutil
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -9,7 +7,7 @@ from safetensors.torch import load_file
 from dqlab.engine import Budget, Progress
 from dqlab.errors import CheckpointError
 from dqlab.models import captions, training
-from dqlab.models.classifier import AttributeClassifier, load_classifier, save_classifier
+from dqlab.models.classifier import load_classifier
 from dqlab.models.families import Sampler, family_of
 from dqlab.models.loading import open_component, open_pipeline
 from dqlab.models.motion import MOTIONS, motion_captions, motions_of
@@ -20,35 +18,6 @@ from dqlab.models.video_features import VideoFeatures, load_video_features
 
 CPU = torch.device("cpu")
 MEGABYTES = {"video-unet": 8.0, "video-dit": 6.5}
-
-
-@pytest.fixture(scope="session")
-def random_models(tmp_path_factory):
-    """What the video models start from, with random weights; built once, never changed."""
-    folder = tmp_path_factory.mktemp("shipped")
-    save_classifier(AttributeClassifier(), folder / "models" / "attribute-classifier")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DQLAB_SHIPPED_DIR", str(folder))
-        for name in ("autoencoder", "latent-unet", "text-dit"):
-            recipe = recipe_for(name)
-            recipe.export(awake(recipe.model()), folder / "models" / name)
-    return folder
-
-
-def awake(module):
-    """Weights away from zero: what begins as the identity hides what its blocks do."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for value in module.parameters():
-            value.add_(0.02 * torch.randn_like(value))
-    return module
-
-
-@pytest.fixture
-def parents(home, random_models):
-    """A home with image models in it."""
-    shutil.copytree(random_models, home / "data", dirs_exist_ok=True)
-    return home
 
 
 def train(name: str, **named):
