@@ -6,7 +6,7 @@ Every number comes from `measure_*`; the card (README.md) is rendered from `qual
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
