@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dqlab.errors import InvalidInputError, NotApplicableError
 from dqlab.models.captions import attributes_of
+from dqlab.models.upscaling import low_pictures_of_seeds
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,15 @@ LATENT_UNET = Family(
     guidance_scale=2.0,
     conditions=captions_of_seeds,
 )
-FAMILIES = (PIXEL_UNET, DDPM_UNET, LATENT_UNET)
+SR_UNET = Family(
+    "super-resolution U-Net",
+    pipelines=("SuperResolutionPipeline",),
+    component="unet",
+    first="conv_in",
+    last="conv_out",
+    conditions=low_pictures_of_seeds,
+)
+FAMILIES = (PIXEL_UNET, DDPM_UNET, LATENT_UNET, SR_UNET)
 
 
 def family_of(pipe) -> Family:

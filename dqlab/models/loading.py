@@ -1,6 +1,7 @@
 """Open pipelines by shipped name, folder or hub id. Safetensors and JSON only."""
 
 import hashlib
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,23 @@ from dqlab.errors import CheckpointError, UnknownNameError
 from dqlab.paths import models_dir
 
 PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz"}
+
+OWN_CLASSES = {
+    "SuperResolutionPipeline": "dqlab.models.pipelines.super_resolution",
+}
+"""Pipelines and networks that diffusers does not have, and the module each is in."""
+
+
+def find_class(name: str) -> type:
+    """The class that a folder names: ours, or else diffusers' own.
+
+    Raises:
+        AttributeError: if neither has it.
+
+    """
+    import diffusers
+
+    return getattr(importlib.import_module(OWN_CLASSES.get(name, diffusers.__name__)), name)
 
 
 def shipped() -> list[str]:
@@ -81,16 +99,15 @@ def verify_sums(folder: Path) -> None:
             )
 
 
-def open_pipeline(name: str | Path, pipeline: str = "DiffusionPipeline", **components: Any):
+def open_pipeline(name: str | Path, pipeline: str = "", **components: Any):
     """A diffusers pipeline from a shipped name, folder or hub id; `components` replace its parts.
 
-    `pipeline` is the diffusers class to open it as; by default the one the folder names.
+    `pipeline` is the class to open it as; by default the one the folder names.
 
     Raises:
         UnknownNameError, CheckpointError: with what is wrong and what to do.
 
     """
-    import diffusers
     from diffusers.utils import logging
 
     logging.disable_progress_bar()
@@ -98,10 +115,12 @@ def open_pipeline(name: str | Path, pipeline: str = "DiffusionPipeline", **compo
     if folder is not None:
         refuse_pickles(folder)
         verify_sums(folder)
-        if not isinstance(read_json(folder / "model_index.json").get("_class_name"), str):
+        named = read_json(folder / "model_index.json").get("_class_name")
+        if not isinstance(named, str):
             raise CheckpointError(f"{folder} asks for a pipeline class of its own code; refused.")
+        pipeline = pipeline or named
     try:
-        pipe = getattr(diffusers, pipeline).from_pretrained(
+        pipe = find_class(pipeline or "DiffusionPipeline").from_pretrained(
             folder or str(name), use_safetensors=True, low_cpu_mem_usage=False, **components
         )
     except Exception as error:

@@ -6,10 +6,17 @@ from dqlab.models.recipes.autoencoder import AutoencoderRecipe
 from dqlab.models.recipes.base import Recipe
 from dqlab.models.recipes.latent_unet import LatentUNet
 from dqlab.models.recipes.pixel_unet import PixelUNet
+from dqlab.models.recipes.sr_unet import SuperResolutionUNet
 
 RECIPES: dict[str, type[Recipe]] = {
     recipe.name: recipe
-    for recipe in (AttributeClassifierRecipe, PixelUNet, AutoencoderRecipe, LatentUNet)
+    for recipe in (
+        AttributeClassifierRecipe,
+        PixelUNet,
+        AutoencoderRecipe,
+        LatentUNet,
+        SuperResolutionUNet,
+    )
 }
 
 
