@@ -18,7 +18,13 @@ from dqlab.methods.record import SAVE_VERSION, fingerprint
 from dqlab.methods.registry import all_methods
 from dqlab.methods.run import wrap_sites
 from dqlab.models.families import FAMILIES, Sampler, family_of
-from dqlab.models.loading import find_folder, open_pipeline, read_json, refuse_pickles
+from dqlab.models.loading import (
+    find_class,
+    find_folder,
+    open_pipeline,
+    read_json,
+    refuse_pickles,
+)
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 _DAMAGE = (
@@ -119,9 +125,7 @@ def _check_version(folder: Path, record: Any) -> None:
 
 def _rebuild(config: dict[str, Any], record: dict[str, Any]) -> nn.Module:
     """The wrapped network as it was before its numbers were written."""
-    import diffusers
-
-    denoiser = getattr(diffusers, config["_class_name"]).from_config(config).eval()
+    denoiser = find_class(config["_class_name"]).from_config(config).eval()
     nn.Module.to(denoiser, getattr(torch, record["dtype"]))  # diffusers' own warns of fp32 parts
     for path, sizes in record["splits"].items():
         split_layer(denoiser.get_submodule(path), sizes, path)

@@ -17,6 +17,7 @@ from dqlab import seeds
 from dqlab.errors import UnknownNameError
 from dqlab.metrics.fidelity import prompt_fidelity
 from dqlab.metrics.frechet import features, frechet_distance, frechet_with_error
+from dqlab.metrics.restoration import code_quality, measure_super_resolution, psnr
 from dqlab.models import fashion
 from dqlab.models.captions import attributes_of
 from dqlab.models.classifier import AttributeClassifier, load_classifier
@@ -93,6 +94,14 @@ def measure_latent_model(folder: Path) -> dict[str, Any]:
     }
 
 
+def measure_binary_latent(folder: Path) -> dict[str, Any]:
+    """What every image model is measured by, agreement with the class, and the bits' quality."""
+    pipe = open_pipeline(folder)
+    found, images = _measure_images(pipe)
+    agreement = prompt_fidelity(images, attributes_of(list(seeds.QUALITY[:SAMPLES])))
+    return found | {"class_agreement": round(agreement["garment"], 4)} | code_quality(pipe)
+
+
 def _measure_images(pipe) -> tuple[dict[str, Any], Tensor]:
     """Confidence, Frechet distance, background distance, seconds; and the samples."""
     classifier = load_classifier()
@@ -116,15 +125,11 @@ def _measure_images(pipe) -> tuple[dict[str, Any], Tensor]:
 @torch.no_grad()
 def measure_autoencoder(folder: Path) -> dict[str, Any]:
     """Reconstruction of the held-out images: PSNR, Frechet distance, attributes kept."""
-    from torchmetrics.functional.image import peak_signal_noise_ratio
-
     network, classifier = open_component(folder.name, "AutoencoderKL"), load_classifier()
     real, shown = held_out_pictures()
     parts = [network.decode(network.encode(x).latent_dist.mean).sample for x in real.split(100)]
     decoded = torch.cat(parts).clamp(-1, 1)
-    per_image = peak_signal_noise_ratio(
-        decoded, real, data_range=2.0, reduction="none", dim=(1, 2, 3)
-    )
+    per_image = psnr(decoded, real)
     return {
         "psnr_db_median": round(float(per_image.median()), 2),
         "psnr_db_mean": round(float(per_image.mean()), 2),
@@ -202,6 +207,8 @@ MEASURES = {
     "pixel-unet": measure_pixel_model,
     "autoencoder": measure_autoencoder,
     "latent-unet": measure_latent_model,
+    "sr-unet": measure_super_resolution,
+    "binary-latent": measure_binary_latent,
 }
 
 

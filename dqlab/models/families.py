@@ -69,6 +69,11 @@ def captions_of_seeds(pipe, seeds: Sequence[int]) -> dict[str, Any]:
     return {"prompt": attributes_of(seeds).captions(), "height": size, "width": size}
 
 
+def garments_of_seeds(pipe, seeds: Sequence[int]) -> dict[str, Any]:
+    """A pipeline conditioned on garments alone draws each seed's own."""
+    return {"class_labels": attributes_of(seeds).garment.tolist()}
+
+
 def _is(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
@@ -166,7 +171,17 @@ SR_UNET = Family(
     last="conv_out",
     conditions=low_pictures_of_seeds,
 )
-FAMILIES = (PIXEL_UNET, DDPM_UNET, LATENT_UNET, SR_UNET)
+BINARY_LATENT = Family(
+    "binary latent transformer",
+    pipelines=("BinaryLatentPipeline",),
+    component="transformer",
+    first="bits_in",
+    last="bits_out",
+    has_eta=False,
+    branches=("uncond", "cond"),
+    conditions=garments_of_seeds,
+)
+FAMILIES = (PIXEL_UNET, DDPM_UNET, LATENT_UNET, SR_UNET, BINARY_LATENT)
 
 
 def family_of(pipe) -> Family:

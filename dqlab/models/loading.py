@@ -13,6 +13,8 @@ PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy",
 
 OWN_CLASSES = {
     "SuperResolutionPipeline": "dqlab.models.pipelines.super_resolution",
+    "BinaryLatentPipeline": "dqlab.models.pipelines.binary_latent",
+    "BinaryTransformer": "dqlab.models.pipelines.binary_networks",
 }
 """Pipelines and networks that diffusers does not have, and the module each is in."""
 

@@ -25,7 +25,7 @@ SMALLEST = 1e-6
 
 
 def linear(T: int) -> Tensor:
-    """K_t = 1 - t/T: one step keeps a share (T - t) / (T - t + 1). Float64 `[T + 1]`, K_0 first."""
+    """K_t = 1 - t/T: one step keeps (T - t) / (T - t + 1). Float64 `[T + 1]`, K_0 first."""
     return 1 - torch.arange(T + 1, dtype=torch.float64) / T
 
 
@@ -74,12 +74,12 @@ def check_bits(x: Tensor) -> Tensor:
 
 
 def deterministic_code(p: Tensor) -> Tensor:
-    """z = 1[p > 0.5]; p exactly 0.5 gives 0."""
+    """The likelier bits, 1[p > 0.5]; p exactly 0.5 gives 0."""
     return (p > 0.5).to(p.dtype)
 
 
 def straight_through(z: Tensor, p: Tensor) -> Tensor:
-    """z going forward, p's gradient going backward: dL/dp = dL/dz."""
+    """Bits z going forward, the gradient of p going backward: dL/dp = dL/dz."""
     return z + p - p.detach()
 
 
@@ -94,12 +94,12 @@ def marginal(x_0: Tensor, K_t: Tensor) -> Tensor:
 
 
 def flips(x_0: Tensor, x_t: Tensor) -> Tensor:
-    """y = x_0 XOR x_t, what the network is to predict."""
+    """What the network is to predict: y = x_0 XOR x_t."""
     return (x_0 != x_t).to(x_t.dtype)
 
 
 def clean_logit(l: Tensor, x_t: Tensor) -> Tensor:  # noqa: E741
-    """u = (1 - 2 x_t) l, the logit of x_0 = 1: flip prediction is a change of output sign."""
+    """The logit of x_0 = 1, u = (1 - 2 x_t) l: flip prediction is a change of sign."""
     return (1 - 2 * x_t) * l
 
 
@@ -123,12 +123,12 @@ def guided(l_cond: Tensor, l_null: Tensor, w: float) -> Tensor:
 def posterior_plugin(p0: Tensor, x_t: Tensor, K_t: Tensor, K_s: Tensor) -> Tensor:
     """P(x_s = 1 | x_t), s < t, with p0 put where x_0 belongs: the released sampler.
 
-    Biased towards 0.5 unless p0 is 0 or 1.
+    Biased towards 0.5 unless p0 is 0 or 1. For s = 0 it is p0 itself.
     """
     like = marginal(x_t, K_t / K_s)  # P(x_t | x_s = 1); the kernel is symmetric
     prior = marginal(p0, K_s)
     on, off = prior * like, (1 - prior) * (1 - like)
-    return on / (on + off)
+    return torch.where(K_s == 1, p0, on / (on + off))
 
 
 def posterior_mixture(p0: Tensor, x_t: Tensor, K_t: Tensor, K_s: Tensor) -> Tensor:

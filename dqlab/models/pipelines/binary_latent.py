@@ -55,7 +55,7 @@ class BernoulliScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = self.timesteps.to(device)
 
     def add_noise(self, original_samples: Tensor, chance: Tensor, timesteps: Tensor) -> Tensor:
-        """x_t of clean codes: a bit is 1 where `chance`, uniform in [0, 1), is below q(x_t = 1)."""
+        """Noisy codes: a bit is 1 where `chance`, uniform in [0, 1), is below q(x_t = 1)."""
         K_t = self.keep.to(chance.device)[timesteps].view(-1, 1, 1)
         return (chance < paper.marginal(original_samples, K_t)).to(original_samples.dtype)
 
@@ -93,7 +93,7 @@ class BernoulliScheduler(SchedulerMixin, ConfigMixin):
         return SchedulerOutput(prev_sample=previous) if return_dict else (previous,)
 
     def _interval(self, t: int) -> tuple[int, int]:
-        """t and the timestep after it; 0 after the last."""
+        """As integers, t and the timestep after it; 0 after the last."""
         visited = [*self.timesteps.tolist(), 0]
         if t not in visited[:-1]:
             raise InvalidInputError(

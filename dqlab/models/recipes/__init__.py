@@ -4,6 +4,7 @@ from dqlab.errors import UnknownNameError
 from dqlab.models.recipes.attribute_classifier import AttributeClassifierRecipe
 from dqlab.models.recipes.autoencoder import AutoencoderRecipe
 from dqlab.models.recipes.base import Recipe
+from dqlab.models.recipes.binary_latent import BinaryLatent
 from dqlab.models.recipes.latent_unet import LatentUNet
 from dqlab.models.recipes.pixel_unet import PixelUNet
 from dqlab.models.recipes.sr_unet import SuperResolutionUNet
@@ -16,6 +17,7 @@ RECIPES: dict[str, type[Recipe]] = {
         AutoencoderRecipe,
         LatentUNet,
         SuperResolutionUNet,
+        BinaryLatent,
     )
 }
 

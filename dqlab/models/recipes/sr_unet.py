@@ -44,7 +44,7 @@ class SuperResolutionUNet(Recipe):
     }
 
     def scheduler(self):
-        """DDIM, trailing spacing; x_0 clipped to `largest_detail`, which real detail seldom has."""
+        """DDIM, trailing spacing; x_0 clipped to `largest_detail`, which is seldom reached."""
         from diffusers import DDIMScheduler
 
         return DDIMScheduler(
