@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 from torch.overrides import TorchFunctionMode
 
 import dqlab
@@ -12,6 +13,7 @@ from dqlab.models.classifier import AttributeClassifier, load_classifier, save_c
 from dqlab.models.recipes import RECIPES, recipe_for
 from dqlab.models.recipes.base import add_noise, blended_weights, weighted_noise_loss
 from dqlab.models.recipes.pixel_unet import PixelUNet
+from dqlab.models.recipes.sr_unet import SuperResolutionUNet
 
 
 @pytest.fixture
@@ -63,6 +65,40 @@ def test_trains_a_pixel_unet_that_loads(home) -> None:
     assert pipe.unet.dtype is torch.float32
     assert pipe.scheduler.config.timestep_spacing == "trailing"
     assert pipe(num_inference_steps=1, output_type="np").images.shape == (1, 32, 32, 3)
+
+
+def test_trains_a_super_resolution_network_that_loads(home) -> None:
+    folder = train("sr-unet", steps=2)
+    pipe = dqlab.load("sr-unet")
+    images = pipe(torch.rand(2, 3, 8, 8), num_inference_steps=1, output_type="np").images
+    assert images.shape == (2, 32, 32, 3)
+    assert UNet2DModel.from_pretrained(folder / "unet").config.in_channels == 6
+
+
+def test_trains_bits_and_then_their_transformer(untrained_parts) -> None:
+    folder = train("binary-latent", steps=5)
+    told = json.loads((folder / "training.json").read_text())
+    assert [(s["name"], s["steps"]) for s in told["stages"]] == [("bits", 2), ("flips", 3)]
+    pipe = dqlab.load("binary-latent")
+    images = pipe(class_labels=[3], num_inference_steps=2, output_type="np").images
+    assert images.shape == (1, 32, 32, 3)
+
+
+def test_each_stage_trains_its_own_network(untrained_parts) -> None:
+    task = recipe_for("binary-latent").task(Budget(steps=2), torch.device("cpu"))
+    for name, part in zip(task.module, task.stages, strict=True):
+        part.start()
+        task.module.zero_grad(set_to_none=True)
+        task.loss(task.batch(torch.Generator().manual_seed(0)), Progress(0, 0.0)).backward()
+        trained = {id(p) for p in task.module.parameters() if p.grad is not None}
+        assert trained == {id(p) for p in part.parameters}
+        assert trained == {id(p) for p in task.module[name].parameters()}
+
+
+def test_a_share_of_a_budget() -> None:
+    assert Budget(steps=10).share(0.4) == Budget(steps=4)
+    assert Budget(steps=1).share(0.4) == Budget(steps=1)
+    assert Budget(minutes=60).share(0.4) == Budget(minutes=24)
 
 
 def test_resumes_to_the_same_bytes_and_replaces_the_old_result(home, monkeypatch) -> None:
@@ -162,12 +198,20 @@ class Concatenations(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_no_group_straddles_a_shortcut_concatenation() -> None:
+@pytest.mark.parametrize(("recipe", "channels"), [(PixelUNet, 3), (SuperResolutionUNet, 6)])
+def test_no_group_straddles_a_shortcut_concatenation(recipe, channels) -> None:
     with torch.no_grad(), Concatenations() as seen:
-        PixelUNet().model()(torch.zeros(1, 3, 32, 32), 0)
+        recipe().model()(torch.zeros(1, channels, 32, 32), 0)
     assert len(seen.widths) == 6
     for hidden, skip in seen.widths:
-        assert hidden % ((hidden + skip) // PixelUNet.settings["groups"]) == 0
+        assert hidden % ((hidden + skip) // recipe.settings["groups"]) == 0
+
+
+@pytest.mark.parametrize(("name", "megabytes"), [("sr-unet", 3), ("binary-latent", 5)])
+def test_models_fit_their_share_of_the_data_folder(name, megabytes) -> None:
+    """Half precision takes two bytes a number."""
+    numbers = sum(p.numel() for p in recipe_for(name).model().parameters())
+    assert 2 * numbers < 1e6 * megabytes
 
 
 def test_noising_keeps_the_variance() -> None:

@@ -140,8 +140,8 @@ class BinaryTransformer(ModelMixin, ConfigMixin):
         nn.init.normal_(self.bits_in.weight, std=0.02)
         places = get_2d_sincos_pos_embed(width, round(cells**0.5), output_type="pt")
         self.position = nn.Parameter(torch.as_tensor(places, dtype=torch.float32)[None])
-        self.time = TimestepEmbedding(width, width)
-        self.classes = nn.Embedding(classes + 1, width)
+        self.time_token = TimestepEmbedding(width, width)
+        self.class_token = nn.Embedding(classes + 1, width)
         self.blocks = nn.ModuleList(
             BasicTransformerBlock(
                 width, heads, width // heads, activation_fn="gelu", attention_bias=True
@@ -175,7 +175,7 @@ class BinaryTransformer(ModelMixin, ConfigMixin):
         if class_labels is None:
             class_labels = torch.full((rows,), self.config.classes, device=sample.device)
         cells = self.bits_in(2 * sample - 1) + self.position
-        extra = torch.stack([self._time(t, sample.dtype), self.classes(class_labels)], dim=1)
+        extra = torch.stack([self._time(t, sample.dtype), self.class_token(class_labels)], dim=1)
         hidden = torch.cat([cells, extra], dim=1)
         for block in self.blocks:
             hidden = block(hidden)
@@ -189,4 +189,4 @@ class BinaryTransformer(ModelMixin, ConfigMixin):
                 f"Timesteps reach from {float(t.min()):g} to {float(t.max()):g}; this model knows "
                 f"1 to {last} (0 is the clean code)."
             )
-        return self.time(paper.time_code(t, last, self.config.width).to(dtype))
+        return self.time_token(paper.time_code(t, last, self.config.width).to(dtype))
