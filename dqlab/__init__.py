@@ -19,6 +19,8 @@ _WHERE = {
     "quantize": "dqlab.methods",
     "recipe": "dqlab.methods",
     "describe": "dqlab.methods",
+    "ask": "dqlab.models.families",
+    "wrap_module": "dqlab.models.families",
     "compare": "dqlab.api",
     "methods_table": "dqlab.api",
     "models_table": "dqlab.api",

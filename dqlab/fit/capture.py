@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from dqlab.errors import InvalidInputError
-from dqlab.trajectory import States
+from dqlab.trajectory import States, take_rows
 
 BATCH = 32
 MEMORY = 512 * 2**20
@@ -46,10 +46,10 @@ class Captured:
     def take(self, rows: Tensor | slice) -> Captured:
         """The chosen states."""
         leaves = [
-            _take(leaf, rows, self.rows) if own else leaf
+            take_rows(leaf, rows, self.rows) if own else leaf
             for leaf, own in zip(self.leaves, self.per_row, strict=True)
         ]
-        output = None if self.output is None else _take(self.output, rows, self.rows)
+        output = None if self.output is None else take_rows(self.output, rows, self.rows)
         count = len(range(self.rows)[rows]) if isinstance(rows, slice) else len(rows)
         return replace(self, rows=count, leaves=leaves, output=output)
 
@@ -86,13 +86,6 @@ class Captured:
 def main_output(output: Any) -> Tensor:
     """The tensor a module answers with; the first one where it answers with several."""
     return output if isinstance(output, Tensor) else tree_flatten(output)[0][0]
-
-
-def _take(x: Tensor, rows: Tensor | slice, count: int) -> Tensor:
-    per_state = len(x) // count
-    if per_state == 1:
-        return x[rows]
-    return x.unflatten(0, (count, per_state))[rows].flatten(0, 1)
 
 
 class _Stop(Exception):

@@ -43,8 +43,8 @@ class StepContext:
     def publish(self, denoiser: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Forward pre-hook: read sample and timestep however they were passed."""
         named = call_arguments(denoiser, args, kwargs)
-        sample = named[sample_argument(denoiser)]
-        timestep = torch.as_tensor(named["timestep"]).detach().cpu().to(torch.float64).reshape(-1)
+        sample, time = named[sample_argument(denoiser)], named[time_argument(denoiser)]
+        timestep = torch.as_tensor(time).detach().cpu().to(torch.float64).reshape(-1)
         self.timestep = timestep.expand(len(sample)) if len(timestep) == 1 else timestep
         self._step = None
 
@@ -93,13 +93,29 @@ class StepContext:
 
 
 def call_arguments(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a forward call by name."""
+    """The arguments of a forward call by name, those of a `**conditions` among the others."""
     signature = inspect.signature(type(module).forward)
     named = dict(signature.bind(module, *args, **kwargs).arguments)
     del named[next(iter(signature.parameters))]
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            named |= named.pop(name, {})
     return named
 
 
 def sample_argument(denoiser: nn.Module) -> str:
     """Name of the noisy input in the denoiser's forward: its first argument after self."""
     return list(inspect.signature(type(denoiser).forward).parameters)[1]
+
+
+def time_argument(denoiser: nn.Module) -> str:
+    """Name of the timestep in the denoiser's forward: `timestep`, or else its second argument."""
+    names = list(inspect.signature(type(denoiser).forward).parameters)
+    return "timestep" if "timestep" in names else names[2]
+
+
+def answer_of(output: Any) -> Tensor:
+    """The tensor in what a denoiser returned: itself, a tuple's first, or an output's `sample`."""
+    if isinstance(output, Tensor):
+        return output
+    return output[0] if isinstance(output, tuple) else output.sample

@@ -1,19 +1,27 @@
 """Find what a denoiser is made of by running it once: layers, attentions, their order.
 
 Nothing is recognised by class name. Whatever calls `scaled_dot_product_attention` is an
-attention; a softmax followed by no such call is reported as not covered.
+attention, whatever its class or processor. What else multiplies is reported as not covered: a
+softmax or a product of its own, a layer with another forward, an attention computed out of sight.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from dqlab.layers.wrap import LAYERS
 
 _SOFTMAX = {torch.softmax, torch.Tensor.softmax, nn.functional.softmax}
+_PRODUCTS = {
+    "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "addbmm", "einsum",
+    "linear", "bilinear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
+    "conv_transpose3d", "multi_head_attention_forward",
+}  # fmt: skip
+_NO_FORM = (nn.modules.conv._ConvTransposeNd, nn.Bilinear)
 
 
 @dataclass
@@ -35,20 +43,29 @@ class Anatomy:
 
 
 class _Watch(TorchFunctionMode):
-    """Records which module is innermost whenever an attention or a softmax is computed."""
+    """Records which module is innermost whenever an attention, softmax or product is computed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stack: list[str] = []
         self.attentions: dict[str, None] = {}
         self.softmaxes: dict[str, None] = {}
+        self.products: dict[str, str] = {}
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if self.stack and func is nn.functional.scaled_dot_product_attention:
             self.attentions[self.stack[-1]] = None
         elif self.stack and func in _SOFTMAX:
             self.softmaxes[self.stack[-1]] = None
+        elif self.stack and _is_product(func, args):
+            self.products[self.stack[-1]] = func.__name__.strip("_")
         return func(*args, **(kwargs or {}))
+
+
+def _is_product(func: Callable, args: tuple) -> bool:
+    """An einsum of one tensor only moves its axes."""
+    named = getattr(func, "__name__", "") in _PRODUCTS
+    return named and sum(isinstance(leaf, Tensor) for leaf in tree_leaves(args)) > 1
 
 
 def explore(model: nn.Module, run: Callable[[], object]) -> Anatomy:
@@ -99,11 +116,21 @@ def _list_uncovered(model: nn.Module, found: Anatomy, watch: _Watch) -> None:
     for path, module in model.named_modules():
         if isinstance(module, LAYERS) and not _plain(module):
             found.uncovered.append(f"{path} ({type(module).__name__}) has a forward of its own")
-        elif isinstance(module, LAYERS) and path not in ran:
-            found.uncovered.append(f"{path} ({type(module).__name__}) did not run")
-        elif isinstance(module, nn.modules.conv._ConvTransposeNd | nn.Bilinear):
+        elif isinstance(module, LAYERS):
+            if path not in ran:
+                found.uncovered.append(f"{path} ({type(module).__name__}) did not run")
+        elif isinstance(module, _NO_FORM):
             found.uncovered.append(f"{path} ({type(module).__name__}) has no quantized form")
-    for path in watch.softmaxes:
-        kind = type(model.get_submodule(path)).__name__
-        if path not in watch.attentions:
-            found.uncovered.append(f"{path} ({kind}) computes a softmax of its own")
+        elif does := _own_work(path, ran, watch):
+            found.uncovered.append(f"{path} ({type(module).__name__}) computes {does}")
+
+
+def _own_work(path: str, ran: set[str], watch: _Watch) -> str | None:
+    """What a module that is no layer computes in a way that nothing here can quantize."""
+    if path in watch.softmaxes and path not in watch.attentions:
+        return "a softmax of its own"
+    if path in watch.products:
+        return f"a {watch.products[path]} of its own"
+    if f"{path}.to_q" in ran and path not in watch.attentions:
+        return "its attention out of sight (a kernel or backend of its own)"
+    return None

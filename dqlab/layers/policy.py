@@ -92,10 +92,10 @@ def common_policy(first: str, last: str, softmax: Bits = 8) -> Policy:
     """The policy of every comparison between methods.
 
     All Conv and Linear weights and inputs, Q, K and V as asked; the softmax output unsigned with
-    `softmax` bits; the first and last convolution at 8 bits. Norms, activations functions,
-    additions and biases stay in full precision.
+    `softmax` bits; the first and last layer at 8 bits ("" where a model has no such). Norms,
+    activation functions, additions and biases stay in full precision.
     """
-    edges = [Rule(f"{layer}.*", 8, "first and last layer") for layer in (first, last)]
+    edges = [Rule(f"{layer}.*", 8, "first and last layer") for layer in (first, last) if layer]
     rules = [
         *edges,
         Rule("*.p", softmax, "softmax output, in [0, 1]"),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from dqlab.errors import InvalidInputError
 from dqlab.formats import Range
 from dqlab.layers.context import StepContext
 from dqlab.layers.quantizer import Quantizer
@@ -92,9 +93,21 @@ class QuantizedAttention(nn.Module):
     """
 
     def forward(self, *args, **kwargs):
-        """The module's own forward, its attention made explicit."""
-        with _Explicit(self):
-            return super().forward(*args, **kwargs)
+        """The module's own forward, its attention made explicit.
+
+        Raises:
+            InvalidInputError: if it attended in another way, past the quantizers.
+
+        """
+        with _Explicit(self) as explicit:
+            output = super().forward(*args, **kwargs)
+        if not explicit.used:
+            raise InvalidInputError(
+                f"{self.q_quantizer.site.removesuffix('.q')} attended without calling "
+                "scaled_dot_product_attention, so its operands were not quantized. Set back the "
+                "attention processor or backend the model was quantized with."
+            )
+        return output
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask, causal, scale) -> Tensor:
         """`[B, H, L, D]` each; mask broadcast to `[B, H, L, S]`, boolean (keep) or additive."""
@@ -118,12 +131,13 @@ class _Explicit(TorchFunctionMode):
 
     def __init__(self, owner: QuantizedAttention):
         super().__init__()
-        self.owner = owner
+        self.owner, self.used = owner, False
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is not nn.functional.scaled_dot_product_attention:
             return func(*args, **kwargs)
+        self.used = True
         return _attend(self.owner, *args, **kwargs)
 
 

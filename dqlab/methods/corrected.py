@@ -74,11 +74,12 @@ def check_owned(pipe: Any) -> None:
 
 def _check_guidance(pipe: Any, call: inspect.BoundArguments) -> None:
     call.apply_defaults()
-    chosen, bound = call.arguments.get("guidance_scale"), pipe.corrector.guidance
+    name, bound = family_of(pipe).guidance_argument, pipe.corrector.guidance
+    chosen = call.arguments.get(name)
     if family_of(pipe).branches and chosen != bound:
         raise InvalidInputError(
-            f"This correction was fitted for guidance_scale={bound:g}, but the pipeline is called "
-            f"with {chosen:g}. Call it with the same, or quantize again with sampler=dict(...)."
+            f"This correction was fitted for {name}={bound:g}, but the pipeline is called with "
+            f"{chosen:g}. Call it with the same, or quantize again with sampler=dict(...)."
         )
 
 
@@ -90,6 +91,11 @@ def corrected(pipe: Any, corrector: Corrector) -> Any:
 
     """
     correction = corrector.correction
+    if bool((corrector.schedule % 1 != 0).any()) or getattr(pipe, "scheduler", None) is None:
+        raise NotApplicableError(
+            f"{correction.kind} works around a scheduler that steps along integer timesteps; "
+            f"{_without(pipe)}. Use the recipe .without('correct')."
+        )
     if correction.edits("sigma", "noise") and not family_of(pipe).has_eta:
         raise NotApplicableError(
             f"{correction.kind} edits the sampler's noise, which {type(pipe.scheduler).__name__} "
@@ -99,6 +105,13 @@ def corrected(pipe: Any, corrector: Corrector) -> Any:
     pipe.__class__ = _pipeline_class(type(pipe))
     pipe.corrector = pipe.scheduler.corrector = corrector
     return pipe
+
+
+def _without(pipe: Any) -> str:
+    scheduler = getattr(pipe, "scheduler", None)
+    if scheduler is None:
+        return f"this {type(pipe).__name__} has none"
+    return f"{type(scheduler).__name__} has fractions"
 
 
 def prediction_correction(pipe: Any) -> Callable[[Tensor, States], Tensor] | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.errors import InvalidInputError, NotApplicableError
-from dqlab.layers.context import call_arguments, sample_argument
+from dqlab.layers.context import answer_of, call_arguments, sample_argument
 from dqlab.methods.correction import Correction, Step
 from dqlab.models.families import Family, Sampler
 
@@ -29,6 +29,7 @@ class Corrector:
         self.schedule = schedule.to(torch.float64)
         self.guidance = family.guidance(sampler)
         self.branches = family.branches if self.guidance > 1 else ()
+        self.learned_sigma = family.learned_sigma
         self.network: nn.Module | None = None
         self.scheduler: Any = None
         self.conditions: dict[str, Any] = {}
@@ -111,8 +112,9 @@ class Corrector:
 
     def _guided(self, x: Tensor, t: Any) -> Tensor:
         copies = max(1, len(self.branches))
-        answer = self.network(torch.cat([x] * copies), timestep=t, **self.conditions)
-        answer = answer[0] if isinstance(answer, tuple) else answer.sample
+        answer = answer_of(self.network(torch.cat([x] * copies), timestep=t, **self.conditions))
+        if self.learned_sigma:
+            answer = answer[:, : x.shape[1]]
         if not self.branches:
             return answer
         part = dict(zip(self.branches, answer.chunk(copies), strict=True))
@@ -162,7 +164,8 @@ class Corrector:
         if not self.correction.edits("before"):
             return x
         self._inside("edits the network's input")
-        seen, edited = self.edited
+        copies = len(x) // len(self.edited[0])  # DiT steps its guidance branches side by side
+        seen, edited = (torch.cat([part] * copies) for part in self.edited)
         if not torch.equal(seen, x):
             raise NotApplicableError(
                 "The network's input is not the scheduler's sample (it is scaled, or stacked for "

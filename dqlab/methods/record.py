@@ -7,11 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from dqlab.errors import NotApplicableError
 from dqlab.layers import QuantizedLayer, SplitQuantizer, quantizers
 from dqlab.layers.policy import plain_bits
 from dqlab.methods.correction import Correction, describe_correction
 from dqlab.methods.job import Job
-from dqlab.models.families import FAMILIES
+from dqlab.models.families import family_of
+from dqlab.models.families.asked import asked
+from dqlab.models.loading import record_of
 
 SAVE_VERSION = 1
 
@@ -28,6 +31,8 @@ def write_record(job: Job, seconds: float, correction: Correction | None = None)
         "policy": job.policy.to_dict(),
         "sampler": dict(vars(job.sampler)),
         "schedule": schedule.tolist(),
+        "asked": asked(job.original),
+        "predicts": job.family.predicts(job.original),
         "correction": correction and describe_correction(type(job.original), correction),
         "profile": job.profile,
         "seed": job.seed,
@@ -38,11 +43,19 @@ def write_record(job: Job, seconds: float, correction: Correction | None = None)
         "uncovered": job.anatomy.uncovered,
         "formats": {s: q.format.to_dict() for s, q in sites.items() if q.format},
         "per_step": [s for s, q in sites.items() if q.per_step],
-        "dtype": str(job.denoiser.dtype).removeprefix("torch."),
+        "dtype": str(next(job.denoiser.parameters()).dtype).removeprefix("torch."),
         "fit_seconds": round(seconds, 1),
     }
     record["fingerprint"] = fingerprint(job.denoiser, record)
-    job.denoiser.register_to_config(quantization_config=record)
+    keep_record(job.denoiser, record)
+
+
+def keep_record(denoiser: nn.Module, record: dict[str, Any]) -> None:
+    """Leave the record with a network: in its config if diffusers made it, else beside it."""
+    if hasattr(denoiser, "register_to_config"):
+        denoiser.register_to_config(quantization_config=record)
+    else:
+        denoiser.quantization_config = record
 
 
 def splits(denoiser: nn.Module) -> dict[str, list[int]]:
@@ -68,8 +81,7 @@ def fingerprint(denoiser: nn.Module, record: dict[str, Any]) -> str:
 
 def describe(pipe) -> dict[str, Any]:
     """How a pipeline was quantized: recipe, bits, policy, sampler, calibration; {} if not."""
-    for component in {f.component for f in FAMILIES}:
-        config = getattr(getattr(pipe, component, None), "config", {})
-        if "quantization_config" in config:
-            return dict(config["quantization_config"])
-    return {}
+    try:
+        return record_of(family_of(pipe).denoiser(pipe))
+    except NotApplicableError:
+        return {}

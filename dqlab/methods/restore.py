@@ -1,5 +1,6 @@
 """`load`: open any pipeline, quantized by dqlab or not."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,21 @@ from dqlab.layers import StepContext, quantizers, split_layer
 from dqlab.methods.corrected import PREFIX, corrected
 from dqlab.methods.correction import restore_correction
 from dqlab.methods.corrector import Corrector
-from dqlab.methods.record import SAVE_VERSION, fingerprint
+from dqlab.methods.record import SAVE_VERSION, fingerprint, keep_record
 from dqlab.methods.registry import all_methods
 from dqlab.methods.run import wrap_sites
-from dqlab.models.families import FAMILIES, Sampler, family_of
+from dqlab.models.families import FAMILIES, BareModel, Sampler, ask, family_of
 from dqlab.models.loading import (
+    BARE,
+    WEIGHTS,
+    check_options,
     find_class,
-    find_folder,
-    open_pipeline,
+    locate,
+    open_folder,
     read_json,
-    refuse_pickles,
+    record_of,
 )
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 _DAMAGE = (
     SafetensorError,
     DqlabError,
@@ -39,29 +42,51 @@ _DAMAGE = (
 )
 
 
-def load(name: str | Path):
+def load(name: str | Path, *, into: BareModel | None = None, **options: Any):
     """A pipeline from a shipped name ("pixel-unet"), a diffusers folder, or a hub id.
 
     A folder written by a quantized pipeline's `save_pretrained` comes back quantized and gives
     identical outputs.
 
+    Args:
+        name: what to open. From the hub come configs and safetensors alone.
+        into: the unquantized `wrap_module(...)` that a saved network without pipeline belongs to.
+        options: torch_dtype, variant, revision, cache_dir, token, as diffusers knows them.
+
     Raises:
         UnknownNameError: if there is no such model; says what there is.
+        InvalidInputError: for other options.
         CheckpointError: if the folder is damaged, holds pickled files, or is from another version.
 
     """
-    folder = find_folder(name)
-    component = folder and _quantized_component(folder)
-    if not component:
-        return open_pipeline(name)
-    refuse_pickles(folder)
+    check_options(options)
+    folder = locate(name, options)
+    component = _quantized_component(folder)
+    if into is not None or component == BARE:
+        return _open_bare(folder, component, into)
+    if component is None:
+        return open_folder(folder, options)
     all_methods()  # formats and corrections of methods are known once their modules are loaded
-    return _open_quantized(folder, component, _restore(folder, component))
+    return _open_quantized(folder, component, options)
 
 
-def _open_quantized(folder: Path, component: str, denoiser: nn.Module):
+def _open_bare(folder: Path, component: str | None, into: BareModel | None) -> BareModel:
+    if component != BARE or not isinstance(into, BareModel):
+        raise CheckpointError(
+            f"{folder} and into={type(into).__name__} do not belong together: load(folder, "
+            "into=dqlab.wrap_module(network, sample)) opens what such a model's save_pretrained "
+            "wrote, and nothing else."
+        )
+    all_methods()
+    result = copy.copy(into)
+    result.register_modules(_restore(folder, BARE, copy.deepcopy(into.denoiser)))
+    return result
+
+
+def _open_quantized(folder: Path, component: str, options: dict[str, Any]):
     """The pipeline around a restored network, with its correction if it was saved with one."""
-    record = denoiser.config["quantization_config"]
+    denoiser = _restore(folder, component)
+    record = record_of(denoiser)
     described = record.get("correction")
     expected = PREFIX + described["pipeline"] if described else None
     found = read_json(folder / "model_index.json").get("_class_name")
@@ -71,9 +96,11 @@ def _open_quantized(folder: Path, component: str, denoiser: nn.Module):
             "one of the two was changed. Save it again."
         )
     if described is None:
-        return open_pipeline(folder, **{component: denoiser})
+        pipe = open_folder(folder, options, **{component: denoiser})
+        return ask(pipe, **record["asked"])
     correction = restore_correction(folder, described)
-    pipe = open_pipeline(folder, described["pipeline"], **{component: denoiser})
+    pipe = open_folder(folder, options, described["pipeline"], **{component: denoiser})
+    pipe = ask(pipe, **record["asked"])
     schedule = torch.tensor(record["schedule"])
     sampler = Sampler.of(record["sampler"])
     family = family_of(pipe)
@@ -81,20 +108,20 @@ def _open_quantized(folder: Path, component: str, denoiser: nn.Module):
 
 
 def _quantized_component(folder: Path) -> str | None:
-    for component in sorted({f.component for f in FAMILIES}):
+    for component in sorted({BARE, *(f.component for f in FAMILIES)}):
         config = folder / component / "config.json"
         if config.is_file() and "quantization_config" in read_json(config):
             return component
     return None
 
 
-def _restore(folder: Path, component: str) -> nn.Module:
-    """Build the network from its config, wrap it as recorded, and fill in codes and scales."""
+def _restore(folder: Path, component: str, plain: nn.Module | None = None) -> nn.Module:
+    """Build the network (or take it as it is), wrap it as recorded, fill in codes and scales."""
     config = read_json(folder / component / "config.json")
     record = config.pop("quantization_config")
     _check_version(folder, record)
     try:
-        denoiser = _rebuild(config, record)
+        denoiser = _wrapped(plain or _built(config), record)
         denoiser.load_state_dict(load_file(folder / component / WEIGHTS))
         found = fingerprint(denoiser, record)
     except _DAMAGE as error:
@@ -106,7 +133,7 @@ def _restore(folder: Path, component: str) -> nn.Module:
             f"{folder / component} holds other numbers or settings than when it was saved: it "
             "was changed or damaged. Save it again."
         )
-    denoiser.register_to_config(quantization_config=record)
+    keep_record(denoiser, record)
     return denoiser.requires_grad_(False)
 
 
@@ -123,9 +150,13 @@ def _check_version(folder: Path, record: Any) -> None:
         )
 
 
-def _rebuild(config: dict[str, Any], record: dict[str, Any]) -> nn.Module:
-    """The wrapped network as it was before its numbers were written."""
-    denoiser = find_class(config["_class_name"]).from_config(config).eval()
+def _built(config: dict[str, Any]) -> nn.Module:
+    """The plain network, not yet with its numbers."""
+    return find_class(config["_class_name"]).from_config(config).eval()
+
+
+def _wrapped(denoiser: nn.Module, record: dict[str, Any]) -> nn.Module:
+    """The network wrapped as it was before its numbers were written."""
     nn.Module.to(denoiser, getattr(torch, record["dtype"]))  # diffusers' own warns of fp32 parts
     for path, sizes in record["splits"].items():
         split_layer(denoiser.get_submodule(path), sizes, path)

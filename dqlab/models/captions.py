@@ -34,6 +34,11 @@ def attributes_of(seeds: list[int]) -> Attributes:
     return Attributes(*torch.tensor(rows).reshape(-1, 3).unbind(1))
 
 
+def caption_number(shown: Attributes) -> torch.Tensor:
+    """Position of each picture's caption in `every_attribute()`, int64 `[N]`."""
+    return (shown.garment * len(COLOURS) + shown.colour) * len(BACKGROUNDS) + shown.background
+
+
 def build_tokenizer():
     """A `CLIPTokenizer` for the caption vocabulary."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers

@@ -6,10 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dqlab.errors import CheckpointError, UnknownNameError
+from torch import nn
+
+from dqlab.errors import CheckpointError, InvalidInputError, UnknownNameError
 from dqlab.paths import models_dir
 
 PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz"}
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+BARE = "denoiser"
+"""The component of a model without a pipeline."""
+OPTIONS = ("torch_dtype", "variant", "revision", "cache_dir", "token")
+"""Options of diffusers' `from_pretrained` that `load` passes on."""
 
 OWN_CLASSES = {
     "SuperResolutionPipeline": "dqlab.models.pipelines.super_resolution",
@@ -69,6 +76,15 @@ def refuse_pickles(folder: Path) -> None:
             )
 
 
+def refuse_code(folder: Path) -> None:
+    """Raise CheckpointError if a fetched folder brings code of its own."""
+    if found := sorted(folder.rglob("*.py")):
+        raise CheckpointError(
+            f"{found[0]} is code that came with the model; dqlab runs none. Build the pipeline "
+            "yourself and pass it to dqlab.quantize."
+        )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file, with a CheckpointError that names the file."""
     try:
@@ -101,36 +117,116 @@ def verify_sums(folder: Path) -> None:
             )
 
 
-def open_pipeline(name: str | Path, pipeline: str = "", **components: Any):
-    """A diffusers pipeline from a shipped name, folder or hub id; `components` replace its parts.
+def check_options(options: dict[str, Any]) -> None:
+    """Raise InvalidInputError for loading options that dqlab does not pass on."""
+    for name in options:
+        if name not in OPTIONS:
+            raise InvalidInputError(
+                f"{name}={options[name]!r} is no option of load; there are {', '.join(OPTIONS)}. "
+                "Code and pickled weights of a model folder are never read."
+            )
 
-    `pipeline` is the class to open it as; by default the one the folder names.
+
+def fetch(name: str, options: dict[str, Any]) -> Path:
+    """The local copy of a hub id's configs and safetensors, downloaded if it is not here yet.
+
+    Raises:
+        CheckpointError: if it cannot be had, has no safetensors, or asks to run code.
+
+    """
+    import diffusers
+
+    where = {k: v for k, v in options.items() if k != "torch_dtype"}
+    try:
+        folder = Path(
+            diffusers.DiffusionPipeline.download(str(name), use_safetensors=True, **where)
+        )
+    except Exception as error:
+        raise CheckpointError(_not_opened(name, error)) from error
+    refuse_code(folder)
+    return folder
+
+
+def _not_opened(name: str | Path, error: Exception) -> str:
+    fix = ""
+    if "safetensors" in str(error):
+        fix = (
+            " dqlab reads safetensors only: name a revision or variant that has them, as in "
+            "load(..., variant='fp16'), or convert the model where you trust it, with "
+            "pipe.save_pretrained(folder), and load that folder."
+        )
+    return f"{name} could not be opened as a diffusers pipeline: {error}{fix}"
+
+
+def locate(name: str | Path, options: dict[str, Any]) -> Path:
+    """The folder of a shipped name, path or hub id, checked to hold nothing that could run code.
 
     Raises:
         UnknownNameError, CheckpointError: with what is wrong and what to do.
 
     """
+    folder = find_folder(name)
+    if folder is None:
+        return fetch(str(name), options)
+    refuse_pickles(folder)
+    verify_sums(folder)
+    return folder
+
+
+def open_pipeline(name: str | Path, options: dict[str, Any] | None = None):
+    """A diffusers pipeline from a shipped name, folder or hub id; `options` are of `OPTIONS`.
+
+    Raises:
+        UnknownNameError, CheckpointError: with what is wrong and what to do.
+
+    """
+    options = options or {}
+    return open_folder(locate(name, options), options)
+
+
+def open_folder(
+    folder: Path, options: dict[str, Any], pipeline: str = "", **components: Any
+):
+    """The pipeline in a folder that `locate` found.
+
+    Args:
+        folder: where it is.
+        options: of `OPTIONS`.
+        pipeline: the class to open it as; by default the one the folder names.
+        components: parts that are here already, by name.
+
+    Raises:
+        CheckpointError: with what is wrong and what to do.
+
+    """
     from diffusers.utils import logging
 
     logging.disable_progress_bar()
-    folder = find_folder(name)
-    if folder is not None:
-        refuse_pickles(folder)
-        verify_sums(folder)
-        named = read_json(folder / "model_index.json").get("_class_name")
-        if not isinstance(named, str):
-            raise CheckpointError(f"{folder} asks for a pipeline class of its own code; refused.")
-        pipeline = pipeline or named
+    given = {k: v for k, v in options.items() if k in ("torch_dtype", "variant")}
+    index = _index(folder)
+    # diffusers wants to be told again which parts a pipeline was saved without
+    absent = {name: None for name, kind in index.items() if kind == [None, None]}
     try:
-        pipe = find_class(pipeline or "DiffusionPipeline").from_pretrained(
-            folder or str(name), use_safetensors=True, low_cpu_mem_usage=False, **components
+        pipe = find_class(pipeline or index["_class_name"]).from_pretrained(
+            folder, use_safetensors=True, **absent | components | given
         )
     except Exception as error:
-        raise CheckpointError(
-            f"{name} could not be opened as a diffusers pipeline: {error}"
-        ) from error
+        raise CheckpointError(_not_opened(folder, error)) from error
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    """The folder's parts and the name of its pipeline's class.
+
+    Raises:
+        CheckpointError: if the folder's pipeline class is code of its own.
+
+    """
+    index = read_json(folder / "model_index.json")
+    if not isinstance(index.get("_class_name"), str):
+        raise CheckpointError(f"{folder} asks for a pipeline class of its own code; refused.")
+    return index
 
 
 def open_component(name: str, class_name: str):
@@ -144,3 +240,23 @@ def open_component(name: str, class_name: str):
     verify_sums(folder)
     model = getattr(diffusers, class_name).from_pretrained(folder, use_safetensors=True)
     return model.float().eval().requires_grad_(False)
+
+
+def record_of(denoiser: nn.Module) -> dict[str, Any]:
+    """How a network was quantized; {} if it was not."""
+    config = denoiser.config if hasattr(denoiser, "register_to_config") else vars(denoiser)
+    return dict(config.get("quantization_config", {}))
+
+
+def write_bare(folder: Path, denoiser: nn.Module) -> None:
+    """Save a quantized network that has no pipeline: index, record, and one file of tensors."""
+    from safetensors.torch import save_file
+
+    inside = folder / BARE
+    inside.mkdir(parents=True, exist_ok=True)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "BareModel"}))
+    config = {"quantization_config": record_of(denoiser)}
+    (inside / "config.json").write_text(json.dumps(config, indent=2))
+    # Tensors may share memory, which the format does not store.
+    tensors = {k: v.detach().clone().contiguous() for k, v in denoiser.state_dict().items()}
+    save_file(tensors, inside / WEIGHTS)

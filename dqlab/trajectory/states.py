@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dqlab.errors import InvalidInputError
-from dqlab.layers.context import call_arguments, sample_argument
+from dqlab.errors import InvalidInputError, NotApplicableError
+from dqlab.layers.context import answer_of, call_arguments, sample_argument, time_argument
 from dqlab.models.families import Family, Sampler, family_of
+from dqlab.trajectory.arguments import flatten, pick, same, unflatten, with_rows
 
 _ROWS = ("x", "t", "step", "seed", "output", "branch")
 
@@ -30,10 +31,13 @@ class States:
         seed: which trajectory, int64 `[R]`.
         output: the denoiser's own answer `[R, ...]`.
         branch: index into `branches` `[R]`; 0 everywhere without guidance.
-        conditions: other tensor inputs with one row each, by argument name.
-        constants: arguments that are the same for every row.
+        conditions: other tensor inputs by argument name, a dotted one where it lies in a dict
+            (`added_cond_kwargs.time_ids`); `[R, ...]`, or `[R x m, ...]` where every row has m of
+            its own, such as one per video frame.
+        constants: arguments that are the same for every row, named alike.
         branches: names of the guidance branches; empty if each row stands alone.
-        guidance_scale: how the branches are mixed.
+        guidance_scale: how the branches are mixed; a tensor where it differs along the sample.
+        channels: how many of the output's channels the sampler steps by; None for all.
 
     """
 
@@ -46,7 +50,8 @@ class States:
     conditions: dict[str, Tensor] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
     branches: tuple[str, ...] = ()
-    guidance_scale: float = 1.0
+    guidance_scale: float | Tensor = 1.0
+    channels: int | None = None
 
     def __post_init__(self) -> None:
         if self.branch is None:
@@ -58,7 +63,8 @@ class States:
     def __getitem__(self, rows) -> "States":
         """The chosen rows (a slice, mask or index tensor)."""
         picked = {k: getattr(self, k)[rows] for k in _ROWS}
-        return replace(self, **picked, conditions={k: v[rows] for k, v in self.conditions.items()})
+        conditions = pick(self.conditions, self.conditions, rows, len(self))
+        return replace(self, **picked, conditions=conditions)
 
     def batches(self, size: int) -> Iterator["States"]:
         """Consecutive pieces of at most `size` rows."""
@@ -67,9 +73,7 @@ class States:
 
     def call(self, denoiser: nn.Module) -> Tensor:
         """Ask `denoiser` about these rows."""
-        named = self.constants | self.conditions | {"timestep": self.t}
-        answer = denoiser(self.x, **named)
-        return answer[0] if isinstance(answer, tuple) else answer.sample
+        return _ask(denoiser, self.x, self.t, self.constants | self.conditions)
 
     def guided(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """What the sampler sees: uncond + scale (cond - uncond), or the outputs themselves.
@@ -78,9 +82,11 @@ class States:
             outputs: one per row of this whole set, branches included.
 
         Returns:
-            Guided outputs `[R / branches, ...]` and the row each one stands for.
+            Guided outputs `[R / branches, ...]`, without the channels of a learned variance, and
+            the row each one stands for.
 
         """
+        outputs = outputs[:, : self.channels]
         rows = torch.arange(len(self))
         if not self.branches:
             return outputs, rows
@@ -112,6 +118,11 @@ class States:
         return self
 
 
+def _ask(denoiser: nn.Module, x: Tensor, t: Tensor, flat: dict[str, Any]) -> Tensor:
+    """The denoiser's answer, other arguments given flat."""
+    return answer_of(denoiser(x, **{time_argument(denoiser): t}, **unflatten(flat)))
+
+
 class _Recorder:
     """Forward hook that keeps every call's inputs and output."""
 
@@ -121,25 +132,42 @@ class _Recorder:
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         named = call_arguments(module, args, kwargs)
         x = named.pop(sample_argument(module)).detach().clone()
-        t = torch.as_tensor(named.pop("timestep")).reshape(-1).expand(len(x)).clone().to(x.device)
-        answer = output[0] if isinstance(output, tuple) else output.sample
+        t = torch.as_tensor(named.pop(time_argument(module))).reshape(-1)
         named.pop("return_dict", None)
-        rows, rest = {}, {}
-        for name, value in named.items():
-            per_row = isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(x)
-            (rows if per_row else rest)[name] = value
-        self.calls.append((x, t, answer.detach().clone(), rows, rest))
+        t = t.expand(len(x)).clone().to(x.device)
+        self.calls.append((x, t, answer_of(output).detach().clone(), flatten(named)))
 
-    def states(self) -> States:
+    @torch.no_grad()
+    def with_rows(self, denoiser: nn.Module) -> frozenset[str]:
+        """Which arguments have rows, told by the first call."""
+        x, t, answer, named = self.calls[0]
+        return with_rows(lambda rows, part: _ask(denoiser, x[rows], t[rows], part), answer, named)
+
+    def states(self, with_rows: frozenset[str]) -> States:
         """All calls stacked; rows of one call repeat the seeds once per guidance branch."""
-        xs, ts, outputs, rows, rests = zip(*self.calls, strict=True)
+        xs, ts, outputs, named = zip(*self.calls, strict=True)
         per_call = [len(x) for x in xs]
         step = torch.repeat_interleave(torch.arange(len(xs)), torch.tensor(per_call))
         seed = torch.cat([self.seeds.repeat(n // len(self.seeds)) for n in per_call])
-        conditions = {k: torch.cat([r[k] for r in rows]) for k in rows[0]}
+        conditions = {
+            k: torch.cat([each[k] for each in named]) for k in named[0] if k in with_rows
+        }
+        constants = [{k: v for k, v in each.items() if k not in with_rows} for each in named]
         stacked = (torch.cat(xs), torch.cat(ts), step, seed, torch.cat(outputs))
         branch = torch.cat([torch.arange(n) // len(self.seeds) for n in per_call])
-        return States(*stacked, branch, conditions=conditions, constants=rests[0])
+        return States(*stacked, branch, conditions, _one(constants))
+
+
+def _one(constants: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What is the same in all calls."""
+    first = constants[0]
+    for other in constants[1:]:
+        if changed := [k for k in first if not same(first[k], other.get(k))]:
+            raise NotApplicableError(
+                f"The pipeline gave its network another {changed[0]} in the course of sampling, "
+                "which is not a tensor with a row per picture, so its states cannot be replayed."
+            )
+    return first
 
 
 def record(
@@ -160,17 +188,19 @@ def record(
         progress: called with the number of finished trajectories after each batch.
 
     Returns:
-        The states, ordered by seed batch, step, row; and the images `[N, 3, H, W]` in [0, 1].
+        The states, ordered by seed batch, step, row; and the images `[N, 3, H, W]` (of a video
+        pipeline `[N, frames, 3, H, W]`) in [0, 1].
 
     Raises:
         InvalidInputError: if `seeds` is empty.
+        NotApplicableError: if the network's arguments cannot be told apart row by row.
 
     """
     seeds = list(seeds)
     if not seeds:
         raise InvalidInputError("No trajectory to record: `seeds` is empty.")
     family, sampler = family_of(pipe), Sampler.of(sampler)
-    denoiser, parts, images = family.denoiser(pipe), [], []
+    denoiser, parts, images, rows = family.denoiser(pipe), [], [], None
     for start in range(0, len(seeds), batch_size):
         recorder = _Recorder(seeds[start : start + batch_size])
         handle = denoiser.register_forward_hook(recorder, with_kwargs=True)
@@ -178,17 +208,19 @@ def record(
             images.append(family.run(pipe, sampler, recorder.seeds.tolist()))
         finally:
             handle.remove()
-        parts.append(_with_guidance(recorder.states(), family, sampler))
+        rows = recorder.with_rows(denoiser) if rows is None else rows
+        parts.append(_with_guidance(recorder.states(rows), pipe, family, sampler))
         if progress:
             progress(min(start + batch_size, len(seeds)))
     return concatenate(parts), torch.cat(images)
 
 
-def _with_guidance(states: States, family: Family, sampler: Sampler) -> States:
-    """Name the branches, if the pipeline ran more than one."""
+def _with_guidance(states: States, pipe, family: Family, sampler: Sampler) -> States:
+    """Say which channels count, and name the branches if the pipeline ran more than one."""
+    states = replace(states, channels=family.prediction_channels(pipe))
     if not bool(states.branch.any()):
         return states
-    return replace(states, branches=family.branches, guidance_scale=family.guidance(sampler))
+    return replace(states, branches=family.branches, guidance_scale=family.mix(pipe, sampler))
 
 
 def concatenate(parts: Sequence[States]) -> States:
@@ -196,4 +228,5 @@ def concatenate(parts: Sequence[States]) -> States:
     joined = {n: torch.cat([getattr(p, n) for p in parts]) for n in _ROWS}
     keys = parts[0].conditions
     conditions = {k: torch.cat([p.conditions[k] for p in parts]) for k in keys}
-    return replace(parts[0], **joined, conditions=conditions)
+    constants = _one([p.constants for p in parts])
+    return replace(parts[0], **joined, conditions=conditions, constants=constants)

@@ -21,7 +21,7 @@ from dqlab.models.recipes.base import (
     blended_weights,
     weighted_noise_loss,
 )
-from dqlab.models.tint import BACKGROUNDS, COLOURS, Attributes, dress
+from dqlab.models.tint import dress
 
 
 class LatentUNet(Recipe):
@@ -135,7 +135,7 @@ class LatentUNet(Recipe):
                 images, shown = dress(grey[rows], labels[rows], generator)
                 mean = autoencoder.encode(images).latent_dist.mean
                 parts.append((mean * autoencoder.config.scaling_factor).half())
-                numbers.append(_caption_number(shown))
+                numbers.append(captions.caption_number(shown).to(torch.int16))
         return torch.cat(parts), torch.cat(numbers)
 
     def export(self, module: nn.Module, folder: Path) -> None:
@@ -159,9 +159,3 @@ class LatentUNet(Recipe):
 
 def _all_captions() -> list[str]:
     return captions.every_attribute().captions()
-
-
-def _caption_number(shown: Attributes) -> Tensor:
-    """Position of each picture's caption in `every_attribute()`."""
-    number = (shown.garment * len(COLOURS) + shown.colour) * len(BACKGROUNDS) + shown.background
-    return number.to(torch.int16)
