@@ -184,9 +184,7 @@ def open_pipeline(name: str | Path, options: dict[str, Any] | None = None):
     return open_folder(locate(name, options), options)
 
 
-def open_folder(
-    folder: Path, options: dict[str, Any], pipeline: str = "", **components: Any
-):
+def open_folder(folder: Path, options: dict[str, Any], pipeline: str = "", **components: Any):
     """The pipeline in a folder that `locate` found.
 
     Args:

@@ -6,6 +6,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from PIL import Image
 from tiny_models import SAMPLER, new_unet
+from tiny_pipelines import super_resolution, tiny
 
 import dqlab
 from dqlab import seeds
@@ -26,10 +27,7 @@ from dqlab.trajectory import record
 
 @pytest.fixture(scope="module")
 def pipe():
-    scheduler = DDIMScheduler(beta_schedule="linear", timestep_spacing="trailing")
-    made = SuperResolutionPipeline(new_unet(in_channels=6), scheduler, gain=4.0)
-    made.set_progress_bar_config(disable=True)
-    return made
+    return tiny(super_resolution)
 
 
 class Answer(UNet2DModel):
@@ -157,18 +155,6 @@ def test_states_hold_the_given_picture_beside_the_noisy_one(pipe) -> None:
     assert torch.equal(given[0], given[1])
     assert torch.equal(given[0], given[2])
     assert not torch.equal(given[0, 0], given[0, 1])
-
-
-def test_is_quantized_saved_and_restored_like_any_other(pipe, tmp_path) -> None:
-    q = dqlab.quantize(pipe, "rtn", 8, 8, sampler=SAMPLER)
-    assert type(q) is SuperResolutionPipeline
-    assert dqlab.describe(q)["uncovered"] == []
-    q.save_pretrained(tmp_path / "q")
-    again = dqlab.load(tmp_path / "q")
-    family, chosen = family_of(q), list(seeds.HELD_OUT[:2])
-    images = [family.run(p, Sampler.of(SAMPLER), chosen) for p in (pipe, q, again)]
-    assert torch.equal(images[1], images[2])
-    assert 0 < (images[0] - images[1]).abs().mean() < 0.05
 
 
 def test_corrections_of_predicted_noise_apply(pipe) -> None:
