@@ -7,11 +7,18 @@ from torch.overrides import TorchFunctionMode
 
 import dqlab
 from dqlab.engine import Budget, Progress
+from dqlab.engine import train as run_task
 from dqlab.errors import CheckpointError, InvalidInputError, UnknownNameError
 from dqlab.models import fashion, training
 from dqlab.models.classifier import AttributeClassifier, load_classifier, save_classifier
 from dqlab.models.recipes import RECIPES, recipe_for
-from dqlab.models.recipes.base import add_noise, blended_weights, weighted_noise_loss
+from dqlab.models.recipes.base import (
+    Part,
+    StagedTask,
+    add_noise,
+    blended_weights,
+    weighted_noise_loss,
+)
 from dqlab.models.recipes.pixel_unet import PixelUNet
 from dqlab.models.recipes.sr_unet import SuperResolutionUNet
 
@@ -93,6 +100,41 @@ def test_each_stage_trains_its_own_network(untrained_parts) -> None:
         trained = {id(p) for p in task.module.parameters() if p.grad is not None}
         assert trained == {id(p) for p in part.parameters}
         assert trained == {id(p) for p in task.module[name].parameters()}
+
+
+def two_lines(stop_after: int | None = None) -> StagedTask:
+    """A slope, then an offset on top of it; asks to be interrupted at its n-th batch."""
+    torch.manual_seed(0)
+    module = torch.nn.ModuleDict({n: torch.nn.Linear(1, 1) for n in ("slope", "offset")})
+    count = iter(range(99))
+
+    def draw(generator):
+        if next(count) == stop_after:
+            raise KeyboardInterrupt
+        return torch.randn(4, 1, generator=generator)
+
+    def objective(x):
+        return (module["slope"](x) - 3 * x).square().mean()
+
+    def second(x):
+        return (module["offset"](module["slope"](x).detach()) - 3 * x - 1).square().mean()
+
+    parts = [
+        Part("slope", 0.5, module["slope"], draw, objective, 0.1),
+        Part("offset", 0.5, module["offset"], draw, second, 0.1),
+    ]
+    return StagedTask(module, parts, "two-lines", Budget(steps=8), 0.9)
+
+
+@pytest.mark.parametrize("stop_after", [2, 4, 6])
+def test_staged_training_resumes_in_the_stage_it_was_in(tmp_path, stop_after) -> None:
+    options = {"seed": 1, "precision": "fp32", "progress": False}
+    whole = run_task(two_lines(), **options).module.state_dict()
+    with pytest.raises(KeyboardInterrupt):
+        run_task(two_lines(stop_after), run_dir=tmp_path, **options)
+    resumed = run_task(two_lines(), run_dir=tmp_path, **options).module.state_dict()
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
 
 
 def test_a_share_of_a_budget() -> None:
