@@ -6,9 +6,11 @@ from dqlab.metrics.fidelity import prompt_fidelity
 from dqlab.metrics.frechet import features, frechet_distance, frechet_with_error
 from dqlab.metrics.paired import PairedError, paired_error
 from dqlab.metrics.sqnr import (
+    bootstrap_gain_db,
     bootstrap_mean_sqnr_db,
     error_powers,
     mean_sqnr_db,
+    sqnr_intervals,
     sqnr_per_step,
     to_db,
 )
@@ -17,6 +19,7 @@ __all__ = [
     "Cost",
     "PairedError",
     "artefacts",
+    "bootstrap_gain_db",
     "bootstrap_mean_sqnr_db",
     "cost",
     "error_powers",
@@ -26,6 +29,7 @@ __all__ = [
     "mean_sqnr_db",
     "paired_error",
     "prompt_fidelity",
+    "sqnr_intervals",
     "sqnr_per_step",
     "to_db",
 ]
