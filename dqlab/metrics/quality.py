@@ -59,11 +59,13 @@ def reference_features(classifier: AttributeClassifier) -> Tensor:
     return found.float()
 
 
-def sample(pipe, wanted: Sequence[int], batch_size: int = 50) -> Tensor:
-    """Images of the given seeds at the default sampler, `[N, 3, H, W]` in [0, 1]."""
+def sample(
+    pipe, wanted: Sequence[int], batch_size: int = 50, sampler: Sampler | None = None
+) -> Tensor:
+    """Images of the given seeds, at the default sampler or another, `[N, 3, H, W]` in [0, 1]."""
     family, wanted = family_of(pipe), list(wanted)
     parts = [wanted[i : i + batch_size] for i in range(0, len(wanted), batch_size)]
-    return torch.cat([family.run(pipe, Sampler(), part) for part in parts])
+    return torch.cat([family.run(pipe, sampler or Sampler(), part) for part in parts])
 
 
 def measure_classifier(folder: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from dqlab.methods.unet_dynamic.tdq import Grid, Samples, Tdq
 from dqlab.metrics import (
     bootstrap_gain_db,
     bootstrap_mean_sqnr_db,
+    bootstrap_ratio,
     error_powers,
     mean_sqnr_db,
     paired_error,
@@ -118,7 +119,8 @@ class Bench:
             theirs, pairs = seen[other]
             gain = mean_sqnr_db(powers) - mean_sqnr_db(theirs)
             low_high = bootstrap_gain_db(powers, theirs)
-            ratio, interval = median_ratio(paired.mse, pairs.mse)
+            ratio = float(paired.mse.median() / pairs.mse.median())
+            interval = bootstrap_ratio(paired.mse, pairs.mse)
             found += [
                 ("eps_sqnr_gain_db", "dB", gain, low_high, other),
                 ("image_mse_median_ratio", "", ratio, interval, other),
@@ -133,15 +135,6 @@ class Bench:
             Result.of(self.model, info, **common, **dict(zip(measured, row, strict=True)))
             for row in found
         ]
-
-
-def median_ratio(ours, theirs, draws: int = 2000) -> tuple[float, tuple[float, float]]:
-    """Ratio of median errors and its 95 % interval over jointly resampled pairs."""
-    generator = torch.Generator().manual_seed(0)
-    picks = torch.randint(len(ours), (draws, len(ours)), generator=generator)
-    drawn = ours[picks].median(1).values / theirs[picks].median(1).values
-    low, high = drawn.quantile(torch.tensor([0.025, 0.975])).tolist()
-    return float(ours.median() / theirs.median()), (low, high)
 
 
 def main() -> None:
