@@ -36,7 +36,8 @@ class Entry:
             return ""
         if self.low is None or self.high is None:
             return "exact"
-        return f"[{_digits(self.low, self.unit)}, {_digits(self.high, self.unit)}]"
+        per_cent = self._tail() if self.unit == "share" else ""
+        return f"[{_digits(self.low, self.unit)}, {_digits(self.high, self.unit)}]{per_cent}"
 
     def _tail(self) -> str:
         return {"": "", "share": " %", "bit-ops": ""}.get(self.unit, f" {self.unit}")

@@ -6,21 +6,24 @@ Static, so that it reads without a kernel, in both themes, and aloud.
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from dqlab.compare.comparison import BASELINE
 from dqlab.compare.plain import LEVEL
 from dqlab.show import Picture, db_over_steps, image_grid
+from dqlab.show.bundle import number
 
 if TYPE_CHECKING:
     from dqlab.compare.comparison import Comparison
     from dqlab.compare.ranking import Ranking
 
 PICTURES = 6
-SERIES = 4
-"""Pipelines drawn at once: as many as there are roles beside full precision and quoted."""
+OTHERS = ("method", "ablation_1", "ablation_2")
+"""Roles of up to three pipelines beside full precision and plain rounding."""
 GAIN = 4.0
 FULL = "full precision"
 CELL = "text-align:left;padding:2px 10px;vertical-align:top"
@@ -28,58 +31,67 @@ CELL = "text-align:left;padding:2px 10px;vertical-align:top"
 
 def comparison_page(c: Comparison) -> str:
     """The page of one quantized pipeline."""
-    shown = ([("plain rounding", c.baseline)] if c.baseline else []) + [(c.label, c)]
+    shown = {BASELINE: c.baseline} if c.baseline else {}
+    shown |= {c.label: c}
     rows = [(e.measure, e.text, e.interval, e.note) for e in c.entries()]
     table = _table(("measure", "value", "95 % interval", "note"), rows, "All measurements")
-    return _page(c.finding(), *_pictures(shown, {c.label: "method"}), table, _provenance(c))
+    looks = {BASELINE: "rtn", c.label: "method"}
+    return _page(c.finding(), *_pictures(shown, looks), table, _provenance(c))
 
 
 def ranking_page(ranking: Ranking) -> str:
-    """The page of several; pictures and curves of the first four."""
-    first = ranking.comparisons[:SERIES]
+    """The page of several; pictures and curves of as many as there are roles."""
+    shown = _drawn(ranking.comparisons)
     rows = ranking.rows()
     order = "Ranked by the final pictures" if ranking.by_images else "Ranked by noise SQNR"
     caption = order if ranking.ranked else "Not ranked"
     table = _table(tuple(rows[0]), [tuple(r.values()) for r in rows], caption)
-    notes = [*(ranking.notices if ranking.ranked else ranking.notices[1:])]
-    if len(ranking.comparisons) > SERIES:
-        notes.append(f"Drawn: the first {SERIES} of {len(ranking.comparisons)}.")
-    shown = [(c.label, c) for c in first]
+    notes = list(ranking.notices if ranking.ranked else ranking.notices[1:])
+    if len(shown) < len(rows):
+        notes.append(f"Drawn: {len(shown)} of {len(rows)}.")
+    by_label = {c.label: c for c in ranking.comparisons if c.label in shown}
     words = "".join(f"<p>{html.escape(n)}</p>" for n in notes)
-    return _page(ranking.finding(), *_pictures(shown, {}), table, words, _provenance(first[0]))
+    last = _provenance(ranking.comparisons[0])
+    return _page(ranking.finding(), *_pictures(by_label, shown), table, words, last)
 
 
-def _pictures(shown: list[tuple[str, Comparison]], roles: dict[str, str]) -> list[str]:
+def _drawn(comparisons: Sequence[Comparison]) -> dict[str, str]:
+    """Label -> role of those that are drawn: the first plain rounding, the first three others."""
+    plain = [c.label for c in comparisons if c.info["recipe"]["methods"] == ["rtn"]]
+    others = [c.label for c in comparisons if c.label not in plain[:1]]
+    return dict.fromkeys(plain[:1], "rtn") | dict(zip(others, OTHERS, strict=False))
+
+
+def _pictures(shown: dict[str, Comparison], looks: dict[str, str]) -> list[str]:
     """Samples over their differences, and the curve over steps where there is one."""
-    first = shown[0][1]
-    plain = {n: "rtn" for n, c in shown if c.info["recipe"]["methods"] == ["rtn"]}
-    looks = {FULL: "full_precision"} | _one_each(plain | roles)
-    rows = {FULL: first.reference[:PICTURES]}
-    rows |= {name: c.images[:PICTURES] for name, c in shown}
+    first = next(iter(shown.values()))
+    count = min(PICTURES, len(first.seeds))
+    errors = ", ".join(f"{name} {number(c.paired.median)}" for name, c in shown.items())
     grid = image_grid(
-        rows, first.seeds[:PICTURES], count=PICTURES, difference_gain=GAIN, roles=looks,
+        {FULL: first.reference[:count]} | {name: c.images[:count] for name, c in shown.items()},
+        first.seeds[:count],
+        count=count,
+        difference_gain=GAIN,
+        roles=looks | {FULL: "full_precision"},
         value_range=(0, 1),
-    )  # fmt: skip
+        sentence=f"Median squared difference to {FULL}: {errors}; shown: the first {count} seeds.",
+    )
     return [_figure(grid), *(_figure(p) for p in _curve(shown, looks))]
 
 
-def _one_each(roles: dict[str, str]) -> dict[str, str]:
-    """The same without a second label in one role."""
-    return {label: r for label, r in roles.items() if list(roles.values()).count(r) == 1}
-
-
-def _curve(shown: list[tuple[str, Comparison]], looks: dict[str, str]) -> list[Picture]:
+def _curve(shown: dict[str, Comparison], looks: dict[str, str]) -> list[Picture]:
     """SQNR per step of all that have a finite one, as a list of one picture or none."""
     frames = [
-        c.steps().assign(series=name) for name, c in shown
-        if c.powers is not None and np.isfinite(c.steps()["sqnr_db"]).all()
-    ]  # fmt: skip
+        steps.assign(series=name)
+        for name, c in shown.items()
+        if len(steps := c.steps()) and np.isfinite(steps["sqnr_db"]).all()
+    ]
     if not frames:
         return []
     frame = pd.concat(frames).rename(columns={"sqnr_db": "db"})
     frame["timestep"] = frame["t"].round().astype(int)
-    drawn = {name: r for name, r in looks.items() if name in set(frame["series"])}
-    condition = f"{len(shown[0][1].seeds)} seeds, 95 % intervals"
+    drawn = {name: looks[name] for name in frame["series"].unique()}
+    condition = f"{len(next(iter(shown.values())).seeds)} seeds, 95 % intervals"
     return [db_over_steps(frame, roles=drawn, spread="given", condition=condition)]
 
 
@@ -101,7 +113,11 @@ def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]], caption: str) ->
 
 def _cells(row: tuple[str, ...]) -> str:
     first, *rest = map(html.escape, row)
-    others = "".join(f'<td style="{CELL}">{cell}</td>' for cell in rest)
+    # Numbers stay on one line; words, which are longer, may be broken.
+    others = "".join(
+        f'<td style="{CELL}{"" if len(cell) > 40 else ";white-space:nowrap"}">{cell}</td>'
+        for cell in rest
+    )
     return f'<th scope="row" style="{CELL}">{first}</th>{others}'
 
 
