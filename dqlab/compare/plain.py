@@ -39,6 +39,8 @@ def comparison_table(c: Comparison) -> Group:
     """The sentence, all measurements, the curve."""
     table = _table("measure", "value", "95 % interval", "note")
     table.columns[1].justify = "right"
+    for column in table.columns[:3]:
+        column.no_wrap = True
     for e in c.entries():
         table.add_row(*map(_escaped, (e.measure, e.text, e.interval, e.note)))
     return _group(c.finding(), table, step_line(c))
