@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from dqlab.compare.comparison import BASELINE
-from dqlab.compare.plain import LEVEL
+from dqlab.compare.plain import LEVEL, footnotes
 from dqlab.show import Picture, db_over_steps, image_grid
 from dqlab.show.bundle import number
 
@@ -46,7 +46,7 @@ def ranking_page(ranking: Ranking) -> str:
     order = "Ranked by the final pictures" if ranking.by_images else "Ranked by noise SQNR"
     caption = order if ranking.ranked else "Not ranked"
     table = _table(tuple(rows[0]), [tuple(r.values()) for r in rows], caption)
-    notes = list(ranking.notices if ranking.ranked else ranking.notices[1:])
+    notes = footnotes(ranking)
     if len(shown) < len(rows):
         notes.append(f"Drawn: {len(shown)} of {len(rows)}.")
     by_label = {c.label: c for c in ranking.comparisons if c.label in shown}
@@ -66,7 +66,7 @@ def _pictures(shown: dict[str, Comparison], looks: dict[str, str]) -> list[str]:
     """Samples over their differences, and the curve over steps where there is one."""
     first = next(iter(shown.values()))
     count = min(PICTURES, len(first.seeds))
-    errors = ", ".join(f"{name} {number(c.paired.median)}" for name, c in shown.items())
+    errors = "; ".join(f"{name}: {number(c.paired.median)}" for name, c in shown.items())
     grid = image_grid(
         {FULL: first.reference[:count]} | {name: c.images[:count] for name, c in shown.items()},
         first.seeds[:count],
@@ -74,7 +74,7 @@ def _pictures(shown: dict[str, Comparison], looks: dict[str, str]) -> list[str]:
         difference_gain=GAIN,
         roles=looks | {FULL: "full_precision"},
         value_range=(0, 1),
-        sentence=f"Median squared difference to {FULL}: {errors}; shown: the first {count} seeds.",
+        sentence=f"Median squared difference to {FULL}. {errors}. Shown: the first {count} seeds.",
     )
     return [_figure(grid), *(_figure(p) for p in _curve(shown, looks))]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dqlab.compare.comparison import BIT_OPS, FRECHET, SIZE
+
 if TYPE_CHECKING:
     from rich.console import Group
 
@@ -32,7 +34,7 @@ def ranking_text(ranking: Ranking) -> str:
         return "  ".join(f"{cells[h]:{w}}" for h, w in widths.items()).rstrip()
 
     head = line({h: h for h in widths})
-    return "\n".join([ranking.finding(), *_also(ranking), head, *map(line, rows)])
+    return "\n".join([ranking.finding(), *footnotes(ranking), head, *map(line, rows)])
 
 
 def comparison_table(c: Comparison) -> Group:
@@ -53,7 +55,7 @@ def ranking_table(ranking: Ranking) -> Group:
     for row in rows:
         table.add_row(*map(_escaped, row.values()))
     curves = [f"{c.label:28} {curve}" for c in ranking.comparisons if (curve := step_line(c))]
-    return _group(ranking.finding(), table, *curves, *_also(ranking), LEVEL)
+    return _group(ranking.finding(), table, *curves, *footnotes(ranking), LEVEL)
 
 
 def step_line(c: Comparison) -> str:
@@ -66,9 +68,13 @@ def step_line(c: Comparison) -> str:
     return f"SQNR per step, noise to picture: {bars} {values.min():.1f} to {values.max():.1f} dB"
 
 
-def _also(ranking: Ranking) -> list[str]:
-    """Notices that the finding has not told already."""
-    return list(ranking.notices if ranking.ranked else ranking.notices[1:])
+def footnotes(ranking: Ranking) -> list[str]:
+    """Notices that the finding has not told already, and what the columns mean."""
+    notices = ranking.notices if ranking.ranked else ranking.notices[1:]
+    told = [*notices, f"Size: {SIZE}. Bit-operations: {BIT_OPS}."]
+    if any(c.frechet for c in ranking.comparisons):
+        told.append(f"Frechet distance: {FRECHET}.")
+    return told
 
 
 def _table(*heads: str) -> Any:

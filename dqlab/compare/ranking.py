@@ -72,6 +72,9 @@ class Ranking:
         if gains:
             gain = c.gain()
             row["over plain rounding"] = "" if gain is None else f"{gain.text} {gain.interval}"
+        for name in ("prompt shown: all", "Frechet distance"):
+            if (extra := entries.get(name)) is not None:
+                row[name] = f"{extra.text} {extra.interval}"
         return row
 
     def finding(self) -> str:

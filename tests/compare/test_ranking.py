@@ -9,6 +9,7 @@ from by_hand import made, policy, powers
 from rich.console import Console
 
 from dqlab.compare import Ranking
+from dqlab.compare.comparison import Frechet
 from dqlab.compare.page import _drawn
 
 
@@ -109,6 +110,19 @@ def test_gains_over_a_baseline_are_a_column() -> None:
     cells = [r["over plain rounding"] for r in found.rows()]
     assert [c.split()[0] for c in cells] == ["5.0", "3.0"]
     assert "over plain rounding" not in Ranking.of([made("a"), made("b")]).rows()[0]
+
+
+def test_prompts_and_frechet_are_columns_where_measured() -> None:
+    shares = {"full": {"all": 0.9}, "quantized": {"all": 0.75}}
+    distance = Frechet(3.0, 0.2, 2.0, 0.1, 1.0, 512)
+    found = Ranking.of([made(label, fidelity=shares, frechet=distance) for label in "ab"])
+    row = found.rows()[0]
+    assert row["prompt shown: all"].startswith("75 % [")
+    assert row["Frechet distance"] == "3 [2.6, 3.4]"
+    for told in (str(found), found._repr_html_()):
+        assert "not FID" in told
+        assert "computed from codes and scales" in told
+        assert "MACs x bits of one operand" in told
 
 
 def test_page_draws_a_few_and_lists_all() -> None:
