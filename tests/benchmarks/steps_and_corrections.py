@@ -7,6 +7,7 @@ steps; PTQD's is the same network uncorrected. All share sites, bits, policy and
 """
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -96,17 +97,16 @@ class Bench:
         self.family = family_of(self.pipe)
         self.states, self.reference = record(self.pipe, self.seeds, self.sampler)
 
-    def run(self, bits: tuple[int, int]) -> list[Result]:
-        """Every network at one pair of bit-widths."""
-        seen, rows = {}, []
+    def run(self, bits: tuple[int, int]) -> Iterator[list[Result]]:
+        """Every network at one pair of bit-widths, one after another."""
+        seen = {}
         for name, (chosen, baselines) in networks(self.sampler.eta, bits).items():
             q = quantize(self.pipe, chosen, *bits, sampler=self.sampler)
             correct = prediction_correction(q)
             powers = error_powers(self.states, self.family.denoiser(q), correct=correct)
             images = self.family.run(q, self.sampler, list(self.seeds))
             seen[name] = powers, paired_error(self.reference, images)
-            rows += self.rows(name, describe(q), bits, seen, baselines)
-        return rows
+            yield self.rows(name, describe(q), bits, seen, baselines)
 
     def rows(self, name, info, bits, seen, baselines) -> list[Result]:
         """Print one line and return its records."""
@@ -150,9 +150,9 @@ def main() -> None:
     for eta in given.eta:
         bench = Bench(given.model, eta, given.held_out)
         for pair in given.bits:
-            rows = bench.run(tuple(int(b) for b in pair.split(":")))
-            if given.out:
-                append(given.out, rows)
+            for rows in bench.run(tuple(int(b) for b in pair.split(":"))):
+                if given.out:  # at once, so that what is measured survives an interrupt
+                    append(given.out, rows)
 
 
 if __name__ == "__main__":
