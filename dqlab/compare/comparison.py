@@ -154,7 +154,7 @@ class Comparison:
         return [
             Entry(
                 f"prompt shown: {head}", share, *wilson(share, count), "share",
-                f"full precision: {full[head]:.0%}",
+                f"full precision: {100 * full[head]:.0f} %",
             )
             for head, share in ours.items()
         ]  # fmt: skip

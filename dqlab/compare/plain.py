@@ -18,10 +18,12 @@ LEVEL = "Brackets: 95 % intervals over the held-out trajectories."
 
 def comparison_text(c: Comparison) -> str:
     """One line per measurement."""
-    lines = [f"{'method':30} {c.label}"]
-    for e in c.entries():
+    entries = c.entries()
+    width = max(len(e.measure) for e in entries)
+    lines = [f"{'method':{width}}  {c.label}"]
+    for e in entries:
         tail = f"  {e.note}" if e.note else ""
-        lines.append(f"{e.measure:30} {e.text} {e.interval}".rstrip() + tail)
+        lines.append(f"{e.measure:{width}}  {e.text} {e.interval}".rstrip() + tail)
     return "\n".join([*lines, *([curve] if (curve := step_line(c)) else [])])
 
 

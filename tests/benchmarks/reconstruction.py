@@ -72,52 +72,59 @@ def timed(pipe, chosen, bits, **options):
 
 
 def rungs_of(pipe, method):
-    """Name -> (recipe, options of quantize), the whole method first."""
+    """Name -> (recipe, options of quantize): the whole method, the baselines, the other rungs."""
     ladder = {name: (recipe(method, **o), {}) for name, o in LADDERS[method].items()}
     whole = list(ladder)[-1]
     own = calibration_of(pipe, ladder[whole][0])
-    found = {whole: ladder.pop(whole), **ladder, "rtn": (recipe("rtn"), {})}
-    found[ROUNDED] = recipe(method).only("reshape"), {"calibration": own}
+    rounded = recipe(method).only("reshape"), {"calibration": own}
+    found = {whole: ladder.pop(whole), "rtn": (recipe("rtn"), {}), ROUNDED: rounded}
     if method == "eda-dm":
         block = recipe(method, layer_weight=0.0)
         found[OWN_BASELINE[method]] = block, {"calibration": uniform_like(pipe, own)}
-    return found
+    return found | ladder
 
 
 def run_ladder(pipe, states, given, bits):
-    """One table of rungs, then the units of the whole method; the results as records."""
-    rungs, results, powers = rungs_of(pipe, given.method), {}, {}
-    whole, rows = next(iter(rungs)), []
+    """Yields records as they are measured: the rungs, then the units of the whole method."""
+    rungs, results, powers, costs = rungs_of(pipe, given.method), {}, {}, {}
+    whole, waiting = next(iter(rungs)), []
     print(f"\n{given.method} W{bits[0]}A{bits[1]}, {given.held_out} held-out seeds", flush=True)
-    costs = {}
     for name, (chosen, options) in rungs.items():
         results[name], *costs[name] = timed(pipe, chosen, bits, **options)
         powers[name] = error_powers(states, results[name].unet)
-    for name in rungs:
-        rows += rung(given, results[name], name, powers, costs[name])
+        waiting.append(name)
+        if all(other in powers for other in baselines(given.method)):
+            yield [r for done in waiting for r in rung(given, results, done, powers, costs)]
+            waiting = []
     nearest = "+ split" if given.method == "q-diffusion" else "calibration and ranges"
-    rows += print_units(pipe, given, results[nearest], results[whole], states[::4])
-    return rows
+    yield print_units(pipe, given, results[nearest], results[whole], states[::4])
 
 
-def rung(given, q, name, powers, costs):
+def baselines(method):
+    """Names of what every rung is compared with."""
+    return "rtn", ROUNDED, OWN_BASELINE[method]
+
+
+def rung(given, results, name, powers, costs):
     """Print one line and return its records."""
-    info, label = describe(q), f"{given.method}: {name}" if name != "rtn" else name
+    info = describe(results[name])
+    label = f"{given.method}: {name}" if name != "rtn" else name
     common = {"recipe": label, "seeds": (seeds.HELD_OUT[0], given.held_out)}
     mean, interval = mean_sqnr_db(powers[name]), bootstrap_mean_sqnr_db(powers[name])
     rows = [measured(given, info, common, "eps_sqnr_db", "dB", mean, interval)]
     told = f"{name:44} {mean:6.2f} dB [{interval[0]:.2f}, {interval[1]:.2f}]"
-    for other in ("rtn", ROUNDED, OWN_BASELINE[given.method]):
+    for other in baselines(given.method):
         gain = mean - mean_sqnr_db(powers[other])
         low_high = bootstrap_gain_db(powers[name], powers[other])
         rows.append(measured(given, info, common, "eps_sqnr_gain_db", "dB", gain, low_high, other))
         told += f"  {gain:+.2f} [{low_high[0]:+.2f}, {low_high[1]:+.2f}] over {other}"
     for metric, unit, value in zip(
-        ("fit_wall_seconds", "fit_cpu_seconds", "peak_memory_mb"), ("s", "s", "MB"), costs,
+        ("fit_wall_seconds", "fit_cpu_seconds", "peak_memory_mb"), ("s", "s", "MB"), costs[name],
         strict=True,
     ):  # fmt: skip
         rows.append(measured(given, info, common, metric, unit, value, None))
-    print(f"{told}  {costs[0]:.0f} s wall {costs[1]:.0f} s cpu {costs[2]:.0f} MB", flush=True)
+    wall, cpu, peak = costs[name]
+    print(f"{told}  {wall:.0f} s wall {cpu:.0f} s cpu {peak:.0f} MB", flush=True)
     return rows
 
 
@@ -179,9 +186,9 @@ def main():
     pipe = load(given.model)
     states, _ = record(pipe, seeds.HELD_OUT[: given.held_out])
     for pair in given.bits:
-        rows = run_ladder(pipe, states, given, tuple(int(b) for b in pair.split(":")))
-        if given.out:
-            append(given.out, rows)
+        for rows in run_ladder(pipe, states, given, tuple(int(b) for b in pair.split(":"))):
+            if given.out:  # at once, so that what is measured survives an interrupt
+                append(given.out, rows)
 
 
 if __name__ == "__main__":

@@ -244,7 +244,7 @@ def test_prompts_are_compared_where_there_are_any() -> None:
     told = made(fidelity={"full": agreement, "quantized": agreement}).entries()
     rows = {e.measure: e for e in told}
     assert rows["prompt shown: garment"].text == "50 %"
-    assert rows["prompt shown: garment"].note == "full precision: 50%"
+    assert rows["prompt shown: garment"].note == "full precision: 50 %"
     assert rows["prompt shown: all"].low < 0.25 < rows["prompt shown: all"].high
 
 
