@@ -9,6 +9,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 MODEL ?= pixel-unet
 PORT ?= 8888
+MEASURED := data/results/measured
 
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 # notebooks/conftest.py says how outputs are compared.
@@ -28,7 +29,7 @@ else
 SCREEN := yes
 endif
 
-.PHONY: help lab lab-headless test test-fast lint lock train notebooks
+.PHONY: help lab lab-headless test test-fast lint lock train notebooks measure
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## / | /' | \
@@ -61,6 +62,14 @@ notebooks: $(READY) ## from notebooks/src: run them, make student copies, try ev
 	$(PY) notebooks/src/build.py build
 	$(PY) notebooks/src/build.py student
 	$(OFFLINE) $(PY) -m pytest tests/notebooks
+
+measure: $(READY) ## methods against their baselines on pixel-unet, about an hour; appends to data/results
+	$(OFFLINE) DQLAB_QUIET=1 $(PY) tests/benchmarks/reconstruction.py --method q-diffusion \
+		--bits 4:8 4:4 3:8 --out $(MEASURED)/q-diffusion.jsonl
+	$(OFFLINE) DQLAB_QUIET=1 $(PY) tests/benchmarks/reconstruction.py --method eda-dm \
+		--bits 4:8 4:4 --out $(MEASURED)/eda-dm.jsonl
+	$(OFFLINE) DQLAB_QUIET=1 $(PY) tests/benchmarks/steps_and_corrections.py --eta 0 1 \
+		--bits 4:8 4:4 --out $(MEASURED)/steps-and-corrections.jsonl
 
 $(READY): pyproject.toml constraints.txt .ci/environment.py
 	@test -n "$(PYTHON)" || { echo "dqlab needs Python 3.11, 3.12 or 3.13 and found none." \

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from dqlab.compare import Comparison, compare
+from dqlab.compare import Comparison, Ranking, compare
 from dqlab.methods.registry import describe as methods_table
 from dqlab.models import loading
 from dqlab.models.training import train_model as train
 
-__all__ = ["Comparison", "compare", "methods_table", "models_table", "setup", "train"]
+__all__ = ["Comparison", "Ranking", "compare", "methods_table", "models_table", "setup", "train"]
 
 
 def setup(threads: int = 1) -> None:

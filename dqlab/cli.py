@@ -128,11 +128,12 @@ def _say(text: str) -> None:
 @app.command()
 def compare(
     model: Model,
-    method: MethodName,
+    method: Annotated[list[str], typer.Option("--method", "-m", help="Repeat to rank several.")],
     weights: Weights,
     activations: Activations,
     steps: Steps = 20,
     seeds: Annotated[int, typer.Option(help="How many held-out trajectories.")] = 16,
+    frechet: Annotated[int, typer.Option(help="Pictures for the Frechet distance; 0: none.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Quantize MODEL and compare it with the original and with plain rounding."""
@@ -140,11 +141,14 @@ def compare(
 
     pipe = dqlab.load(model)
     sampler = {"num_inference_steps": steps}
-    q = dqlab.quantize(pipe, method, _bits(weights), _bits(activations), sampler=sampler)
-    found = dqlab.compare(pipe, q, num_seeds=seeds, baseline=True)
+    made = [
+        dqlab.quantize(pipe, name, _bits(weights), _bits(activations), sampler=sampler)
+        for name in method
+    ]
+    found = dqlab.compare(pipe, *made, num_seeds=seeds, baseline=True, frechet=frechet or False)
     if as_json:
         return _print_json({"model": model} | found.to_dict())
-    _say(str(found))
+    out.print(found)
     return None
 
 

@@ -124,6 +124,20 @@ def test_compare_for_people(run) -> None:
     assert "plain rounding, same bits" in out
 
 
+def test_several_methods_are_ranked(run) -> None:
+    command = ("compare", "tiny-unet", "-m", "rtn", "-m", "ptqd", *BITS, *STEPS, "--seeds", "2")
+    code, out, _ = run(*command, "--json")
+    found = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert code == 0
+    assert found["ranked_by"] == "sqnr_db_mean"
+    assert sorted(p["method"] for p in found["pipelines"]) == ["ptqd", "rtn"]
+
+
+def test_frechet_needs_enough_pictures(refused) -> None:
+    command = ("compare", "tiny-unet", "-m", "rtn", *BITS, *STEPS, "--frechet", "10")
+    assert "frechet=10; choose True, or 512 to 4000" in refused(*command)
+
+
 @pytest.mark.parametrize("command", [("compare",), ("quantize", "-o", "unused")])
 @pytest.mark.parametrize(
     ("model", "method", "weights", "activations", "named"),

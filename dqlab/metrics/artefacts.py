@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.errors import InvalidInputError
+from dqlab.metrics.intervals import bootstrap_median
 
 SATURATED = 2 / 255
 """A value this close to 0 or 1 counts as saturated."""
@@ -49,6 +50,32 @@ def artefacts(reference: Tensor, other: Tensor) -> pd.DataFrame:
             "detail_ratio": _ratio(laplacian_energy(other), laplacian_energy(reference)),
         }
     ).astype(float)
+
+
+MEASURES = {
+    "colour_shift": ("colour shift", "largest channel", 0.0),
+    "saturation_change": ("over-exposure", "saturated share", 0.0),
+    "variance_ratio": ("over-exposure", "variance ratio", 1.0),
+    "structure_change": ("structure change", "1 - SSIM", 0.0),
+    "edge_change": ("structure change", "1 - edge overlap", 0.0),
+    "detail_ratio": ("detail blurring", "Laplacian ratio", 1.0),
+}
+"""Column of `artefacts` -> artefact, how it is measured, value of an exact copy."""
+
+
+def summarise_artefacts(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Median over the pairs of `artefacts`, with its 95 % interval, one row per measure.
+
+    Returns:
+        Columns measure, artefact, how, median, low, high, of_a_copy.
+
+    """
+    rows = []
+    for name, described in MEASURES.items():
+        values = torch.tensor(pairs[name].to_numpy())
+        rows.append((name, *described, float(values.median()), *bootstrap_median(values)))
+    columns = ["measure", "artefact", "how", "of_a_copy", "median", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def saturated_share(images: Tensor) -> Tensor:

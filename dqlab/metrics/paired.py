@@ -6,10 +6,10 @@ interval stand beside the rate of flips, as the attribute classifier sees them.
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from dqlab.errors import InvalidInputError
+from dqlab.metrics.intervals import bootstrap_median, wilson
 from dqlab.models.classifier import HEADS, AttributeClassifier, load_classifier
 
 
@@ -31,16 +31,13 @@ class PairedError:
         """Median over pairs."""
         return float(self.mse.median())
 
-    def interval(
-        self, level: float = 0.95, draws: int = 500, seed: int = 0
-    ) -> tuple[float, float]:
-        """Percentile-bootstrap interval of the median."""
-        generator = torch.Generator().manual_seed(seed)
-        picks = torch.randint(len(self.mse), (draws, len(self.mse)), generator=generator)
-        medians = self.mse[picks].median(1).values
-        tail = (1 - level) / 2
-        low, high = medians.quantile(torch.tensor([tail, 1 - tail])).tolist()
-        return low, high
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the median."""
+        return bootstrap_median(self.mse)
+
+    def flip_interval(self, head: str) -> tuple[float, float]:
+        """95 % interval of one head's flip rate."""
+        return wilson(self.flips[head], len(self.mse))
 
 
 def paired_error(

@@ -1,4 +1,4 @@
-"""Samples that a model card measures: fixed seeds, the default sampler, in batches."""
+"""Samples of many seeds, in batches."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,10 @@ from torch import Tensor
 from dqlab.models.families import Sampler, family_of
 
 
-def sample(pipe, wanted: Sequence[int], batch_size: int = 50) -> Tensor:
-    """What a pipeline makes of the given seeds, in [0, 1].
+def sample(
+    pipe, wanted: Sequence[int], batch_size: int = 50, sampler: Sampler | None = None
+) -> Tensor:
+    """What a pipeline makes of the given seeds at the default sampler or another, in [0, 1].
 
     Returns:
         images `[N, 3, H, W]` or videos `[N, F, 3, H, W]`.
@@ -17,4 +19,4 @@ def sample(pipe, wanted: Sequence[int], batch_size: int = 50) -> Tensor:
     """
     family, wanted = family_of(pipe), list(wanted)
     parts = [wanted[i : i + batch_size] for i in range(0, len(wanted), batch_size)]
-    return torch.cat([family.run(pipe, Sampler(), part) for part in parts])
+    return torch.cat([family.run(pipe, sampler or Sampler(), part) for part in parts])

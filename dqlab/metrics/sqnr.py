@@ -7,13 +7,14 @@ act on it, both networks asked about the same full-precision states. 20 dB means
 1 % of the signal's power.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from dqlab.errors import InvalidInputError
 from dqlab.trajectory import States, replay
 
 
@@ -76,12 +77,62 @@ def bootstrap_mean_sqnr_db(
     powers: pd.DataFrame, draws: int = 500, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
     """Interval of `mean_sqnr_db` over resampled trajectories (percentile bootstrap)."""
-    grid = [powers.pivot(index="step", columns="seed", values=c) for c in ("signal", "noise")]
-    signal, noise = (torch.tensor(g.to_numpy()) for g in grid)
+    low, high = _interval(_resampled([powers], draws, seed)[0].mean(0), level)
+    return float(low), float(high)
+
+
+def sqnr_intervals(
+    powers: pd.DataFrame, draws: int = 500, level: float = 0.95, seed: int = 0
+) -> pd.DataFrame:
+    """`sqnr_per_step` with columns low and high: every step's interval over trajectories."""
+    low, high = _interval(_resampled([powers], draws, seed)[0], level)
+    return sqnr_per_step(powers).assign(low=low, high=high)
+
+
+def bootstrap_gain_db(
+    powers: pd.DataFrame,
+    baseline: pd.DataFrame,
+    draws: int = 500,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Interval of the gain in mean SQNR over a baseline on the same trajectories.
+
+    Both are resampled together, so what is hard about a trajectory cancels.
+
+    Raises:
+        InvalidInputError: if they were not measured on the same steps and seeds.
+
+    """
+    ours, theirs = _resampled([powers, baseline], draws, seed)
+    with np.errstate(invalid="ignore"):
+        gain = np.where(ours == theirs, 0.0, ours - theirs)  # also where both are infinite
+    low, high = _interval(gain.mean(0), level)
+    return float(low), float(high)
+
+
+def _resampled(frames: Sequence[pd.DataFrame], draws: int, seed: int) -> list[np.ndarray]:
+    """SQNR in dB `[steps, draws]` of each frame, the same trajectories drawn for all."""
+    names = [frame[["step", "seed"]].drop_duplicates() for frame in frames]
+    if any(not names[0].reset_index(drop=True).equals(n.reset_index(drop=True)) for n in names):
+        raise InvalidInputError(
+            "These were measured on different steps or seeds, so their difference has no "
+            "interval. Measure both with the same sampler and num_seeds."
+        )
     generator = torch.Generator().manual_seed(seed)
-    picks = torch.randint(signal.shape[1], (draws, signal.shape[1]), generator=generator)
-    means = to_db(signal[:, picks].sum(-1), noise[:, picks].sum(-1)).mean(0)
+    count = frames[0]["seed"].nunique()
+    picks = torch.randint(count, (draws, count), generator=generator)
+    return [to_db(*(x[:, picks].sum(-1) for x in _tables(frame))) for frame in frames]
+
+
+def _tables(powers: pd.DataFrame) -> list[Tensor]:
+    """Signal and noise `[steps, seeds]`."""
+    grid = [powers.pivot(index="step", columns="seed", values=c) for c in ("signal", "noise")]
+    return [torch.tensor(g.to_numpy()) for g in grid]
+
+
+def _interval(drawn: np.ndarray, level: float) -> np.ndarray:
+    """Low and high ends over the last axis."""
     tail = (1 - level) / 2
     # "nearest": an exact answer is infinite, and between infinities nothing can be interpolated
-    low, high = np.quantile(means, [tail, 1 - tail], method="nearest").tolist()
-    return low, high
+    return np.quantile(drawn, [tail, 1 - tail], axis=-1, method="nearest")

@@ -15,17 +15,21 @@ from dqlab.show.frames import require, timeline
 from dqlab.show.panel import Canvas, Panel
 from dqlab.show.roles import ROLES, assign_roles, label_of, style
 
-SPREADS = ("iqr", "interval", "none")
+SPREADS = ("iqr", "interval", "given", "none")
 
 
 def summarise(frame: pd.DataFrame, column: str, spread: str = "iqr") -> pd.DataFrame:
     """Per series and step: centre, low and high of `column` over seeds.
 
     "iqr": median and quartiles. "interval": mean and a 95 % normal interval of the mean
-    (1.96 standard errors). "none": mean alone.
+    (1.96 standard errors). "given": one row per step, with its own columns low and
+    high. "none": mean alone.
     """
     if spread not in SPREADS:
         raise InvalidInputError(f"spread={spread!r} is unknown: use one of {', '.join(SPREADS)}.")
+    if spread == "given":
+        table = frame[["series", "step", "timestep", column, "low", "high"]]
+        return table.rename(columns={column: "centre"}).sort_values("step", kind="stable")
     groups = frame.groupby(["series", "step", "timestep"], sort=False)[column]
     if spread == "iqr":
         parts = {"centre": 0.5, "low": 0.25, "high": 0.75}
@@ -87,7 +91,7 @@ def _curves(table: pd.DataFrame, frame: pd.DataFrame, roles: dict[str, str] | No
         x, y, low, high = (part[c].to_numpy() for c in ("step", "centre", "low", "high"))
         if spread == "iqr" and (high > low).any():
             panel.ribbon(x, low, high, look)
-        if spread == "interval" and (high > low).any():
+        if spread in ("interval", "given") and (high > low).any():
             panel.error_bars(x, y, low, high, look)
         panel.line(x, y, look, label_of(label))
     panel.time_axis(*timeline(frame))

@@ -56,12 +56,13 @@ def film_strip(rows: Mapping[str, Any], steps: Sequence[int], timesteps: Sequenc
 def image_grid(rows: Mapping[str, Any], seeds: Sequence[int] | None = None, *,
                worst: bool = False, count: int = COLUMNS, difference_gain: float | None = None,
                roles: Mapping[str, str] | None = None,
-               value_range: tuple[float, float] = (-1.0, 1.0)) -> Picture:  # fmt: skip
+               value_range: tuple[float, float] = (-1.0, 1.0),
+               sentence: str | None = None) -> Picture:  # fmt: skip
     """Finished samples side by side, one column per seed. `rows`: {label: images [N, 3, H, W]}.
 
     Shows the first `count` (at most 7) seeds, or with `worst=True` those where the last row is
-    furthest from the first in root-mean-square distance. The title's median is over all N.
-    `difference_gain` adds difference rows as in `film_strip`.
+    furthest from the first in root-mean-square distance. The title's median is over all N;
+    `sentence` replaces it. `difference_gain` adds difference rows as in `film_strip`.
     """
     images = _checked(rows, value_range)
     total = len(next(iter(images.values())))
@@ -70,10 +71,10 @@ def image_grid(rows: Mapping[str, Any], seeds: Sequence[int] | None = None, *,
     distance = paired_rms(images)
     order = np.argsort(-distance, kind="stable") if worst else np.arange(total)
     picks = order[: min(count, COLUMNS)]
-    sentence, facts = grid_sentence(list(images)[-1], distance, seeds, len(picks), worst)
+    found, facts = grid_sentence(list(images)[-1], distance, seeds, len(picks), worst)
     shown = {label: block[picks] for label, block in images.items()}
     heads = [f"seed {seeds[i]}" for i in picks]
-    return _sheet(shown, heads, difference_gain, roles, value_range, sentence, facts)
+    return _sheet(shown, heads, difference_gain, roles, value_range, sentence or found, facts)
 
 
 def paired_rms(images: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -60,6 +60,15 @@ def test_db_over_steps_of_one_series_names_its_worst_step(db_frame):
     assert "step 10 (t = 0)" in picture.sentence
 
 
+def test_given_intervals_are_drawn_as_they_are(db_frame):
+    alone = db_frame[db_frame.series == "rtn"].drop_duplicates("step")
+    given = alone.assign(low=alone.db - 3, high=alone.db + 5)
+    twin = sound(db_over_steps(given, spread="given")).plotly
+    bars = next(trace["error_y"] for trace in twin["data"] if "error_y" in trace)
+    assert bars["arrayminus"] == pytest.approx([3] * len(alone), rel=1e-3)
+    assert bars["array"] == pytest.approx([5] * len(alone), rel=1e-3)
+
+
 def test_shared_limits_are_kept(db_frame):
     twin = db_over_steps(db_frame, limits=(0, 40)).plotly
     assert twin["layout"]["yaxis"]["range"] == [0, 40]
@@ -173,6 +182,12 @@ def test_film_strip_takes_tensors_and_unit_range(images):
     unit = {k: torch.tensor(v + 1) / 2 for k, v in images.items()}
     assert sound(film_strip(unit, STEPS, TIMES, value_range=(0, 1))).facts["end"] == (
         pytest.approx(0.1, rel=1e-5)
+    )
+
+
+def test_image_grid_takes_a_sentence(images):
+    assert sound(image_grid(images, sentence="Told by whom it concerns.")).sentence.startswith(
+        "Told"
     )
 
 

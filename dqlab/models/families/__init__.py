@@ -7,7 +7,7 @@ which differ in their default guidance and in what they are asked to show.
 """
 
 from dqlab.errors import NotApplicableError
-from dqlab.models.families.asked import ask
+from dqlab.models.families.asked import ask, asked
 from dqlab.models.families.bare import BareModel, wrap_module
 from dqlab.models.families.dit import DIT, LATENT_DIT
 from dqlab.models.families.family import Family
@@ -28,7 +28,16 @@ FAMILIES: tuple[Family, ...] = (
     SR_UNET, BINARY_LATENT,
 )  # fmt: skip
 
-__all__ = ["FAMILIES", "BareModel", "Family", "Sampler", "ask", "family_of", "wrap_module"]
+__all__ = [
+    "FAMILIES",
+    "BareModel",
+    "Family",
+    "Sampler",
+    "ask",
+    "asked",
+    "family_of",
+    "wrap_module",
+]
 
 
 def family_of(pipe) -> Family:
