@@ -114,7 +114,9 @@ class Corrector:
 
     def _guided(self, x: Tensor, t: Any) -> Tensor:
         copies = max(1, len(self.branches))
-        answer = answer_of(self.network(torch.cat([x] * copies), timestep=t, **self.conditions))
+        stacked = torch.cat([x] * copies)
+        times = torch.as_tensor(t, device=x.device).reshape(-1).expand(len(stacked))
+        answer = answer_of(self.network(stacked, timestep=times, **self.conditions))
         if self.learned_sigma:
             answer = answer[:, : x.shape[1]]
         if not self.branches:
