@@ -124,10 +124,10 @@ def wrap_module(
     """Make a network without a pipeline something that `quantize`, `compare` and `load` accept.
 
     Args:
-        denoiser: any module called as f(x, t, ...): the noisy sample `[N, ...]`; the timestep, as
-            `sample` gives it and also `[N]`, for dqlab asks about rows of several steps at once;
-            then conditions by any name, with a row per sample or none. It answers with a tensor,
-            a tuple whose first is one, or an output with a `sample`.
+        denoiser: any module called as f(x, t, ...): the noisy sample `[N, ...]`, the timestep
+            (as `sample` gives it, and also `[N]`: dqlab asks about rows of several steps at
+            once), then conditions by any name, with a row per sample or none. It answers with a
+            tensor, a tuple whose first is one, or an output with a `sample`.
         sample: `sample(denoiser, seeds, sampler)` runs one trajectory per seed through the
             `denoiser` it is given, with `sampler.num_inference_steps` calls, and returns pictures
             `[N, C, H, W]` in [0, 1]. The same seed must give the same picture.
