@@ -185,6 +185,12 @@ def test_eta_is_refused_if_the_scheduler_would_ignore_it() -> None:
     assert states.t.unique().tolist() == sorted(family_of(pipe).schedule(pipe, Sampler(3)))
 
 
+def test_guidance_is_refused_where_there_is_none() -> None:
+    with pytest.raises(InvalidInputError, match=r"guidance_scale=3, but a LDMPipeline has no"):
+        record(tiny(ldm), [0], SAMPLER | {"guidance_scale": 3})
+    assert family_of(tiny(ldm)).arguments(tiny(ldm), Sampler(guidance_scale=1), [0])
+
+
 def test_noise_drawn_by_torchs_own_generator_repeats(recorded) -> None:
     """LDM's pipeline gives its scheduler no generator."""
     noisy, state = Sampler(2, eta=1.0), torch.random.get_rng_state()
