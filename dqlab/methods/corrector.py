@@ -41,6 +41,7 @@ class Corrector:
         self.generator = torch.Generator().manual_seed(self.seed)
         self.asked, self.fresh, self.replaying = 0, True, False
         self.edited: tuple[Tensor, Tensor] | None = None
+        self.rows: int | None = None
 
     @contextlib.contextmanager
     def trajectory(self, network: nn.Module, scheduler: Any) -> Iterator[None]:
@@ -61,11 +62,12 @@ class Corrector:
         name = sample_argument(network)
         stacked = named.pop(name)
         self.conditions = {k: v for k, v in named.items() if k not in ("timestep", "return_dict")}
+        copies = max(1, len(self.branches))
+        x = stacked[: len(stacked) // copies]
+        self.rows = len(x)
         if not self.correction.edits("before"):
             return None
         t = int(torch.as_tensor(named["timestep"]).reshape(-1)[0])
-        copies = max(1, len(self.branches))
-        x = stacked[: len(stacked) // copies]
         step = self.step_at(self.scheduler, t, x, self.sampler.eta)
         self.edited = x, self.correction.before(x, step)
         return (), {name: torch.cat([self.edited[1]] * copies), **named}
@@ -112,7 +114,9 @@ class Corrector:
 
     def _guided(self, x: Tensor, t: Any) -> Tensor:
         copies = max(1, len(self.branches))
-        answer = answer_of(self.network(torch.cat([x] * copies), timestep=t, **self.conditions))
+        stacked = torch.cat([x] * copies)
+        times = torch.as_tensor(t, device=x.device).reshape(-1).expand(len(stacked))
+        answer = answer_of(self.network(stacked, timestep=times, **self.conditions))
         if self.learned_sigma:
             answer = answer[:, : x.shape[1]]
         if not self.branches:
@@ -146,16 +150,19 @@ class Corrector:
         takes_eta = "eta" in inspect.signature(plain).parameters
         eta = float(call.get("eta", 0.0)) if takes_eta else self.sampler.eta
         self._check(scheduler, eta)
-        x = self._sample(call["sample"])
+        # DiT's pipeline steps both guidance branches, which are one and the same.
+        rows = self.rows or len(call["sample"])
+        copies = len(call["sample"]) // rows
+        x = self._sample(call["sample"][:rows])
         step = self.step_at(scheduler, int(call["timestep"]), x, eta)
-        eps = self.correction.eps(call["model_output"], step)
+        eps = self.correction.eps(call["model_output"][:rows], step)
         call = call | {"sample": x, "model_output": eps, "return_dict": True}
         noise = None
         if eta > 0 and self.correction.edits("sigma", "noise") and step.sigma > 0:
             noise, call = self._noise(step, call)
         output = plain(scheduler, **{k: v for k, v in call.items() if k != "self"})
         following = output.prev_sample if noise is None else output.prev_sample + noise
-        output.prev_sample = self.correction.after(following, step)
+        output.prev_sample = torch.cat([self.correction.after(following, step)] * copies)
         self.fresh = False
         return output
 
@@ -164,8 +171,7 @@ class Corrector:
         if not self.correction.edits("before"):
             return x
         self._inside("edits the network's input")
-        copies = len(x) // len(self.edited[0])  # DiT steps its guidance branches side by side
-        seen, edited = (torch.cat([part] * copies) for part in self.edited)
+        seen, edited = self.edited
         if not torch.equal(seen, x):
             raise NotApplicableError(
                 "The network's input is not the scheduler's sample (it is scaled, or stacked for "

@@ -228,6 +228,85 @@ def test_what_cannot_be_quantized_is_listed() -> None:
     ]
 
 
+class OwnProducts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 4))
+        self.inner = Moves()
+
+    def forward(self, x):
+        return self.inner(nn.functional.linear(x, self.weight))
+
+
+class Moves(nn.Module):
+    """An einsum of one tensor is no product; one of two is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = Pairs()
+
+    def forward(self, x):
+        return self.last(torch.einsum("ab->ba", x))
+
+
+class Pairs(nn.Module):
+    def forward(self, x):
+        return torch.einsum("ab,cb->ac", x, x)
+
+
+def test_products_outside_layers_and_attention_are_listed() -> None:
+    model = OwnProducts()
+    anatomy = explore(model, lambda: model(torch.randn(2, 4)))
+    assert anatomy.uncovered == [
+        " (OwnProducts) computes a linear of its own",
+        "inner.last (Pairs) computes a einsum of its own",
+    ]
+
+
+class Hidden(nn.Module):
+    """Attends by a kernel that nobody sees, unless told to do it openly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_q, self.openly = nn.Linear(4, 4), False
+
+    def forward(self, x):
+        q = self.to_q(x)
+        return scaled_dot_product_attention(q, q, q) if self.openly else q.cumsum(-1)
+
+
+def test_attention_by_an_unseen_kernel_is_listed() -> None:
+    model = nn.Sequential(Hidden())
+    anatomy = explore(model, lambda: model(torch.randn(2, 3, 4)))
+    assert anatomy.attentions == []
+    (told,) = anatomy.uncovered
+    assert told.startswith("0 (Hidden) computes its attention out of sight")
+
+
+def test_attention_that_slips_past_its_quantizers_is_refused() -> None:
+    """As after setting another attention backend on a quantized model."""
+    model = Hidden()
+    model.openly = True
+    wrap_attention(model, "block.attn", StepContext())
+    model(torch.randn(2, 3, 4))
+    model.openly = False
+    with pytest.raises(InvalidInputError, match=r"block\.attn attended without.*backend"):
+        model(torch.randn(2, 3, 4))
+
+
+def test_older_attention_processors_are_listed() -> None:
+    """diffusers' first processor multiplies and normalises by itself."""
+    from diffusers.models.attention_processor import AttnProcessor
+
+    model, call = build(BUILDERS[1])
+    model.set_attn_processor(AttnProcessor())
+    anatomy = explore(model, lambda: call(model))
+    assert anatomy.attentions == []
+    attentions = [n for n, m in model.named_modules() if hasattr(m, "to_q")]
+    assert [told.split()[0] for told in anatomy.uncovered] == attentions
+    assert all("computes a softmax of its own" in told for told in anatomy.uncovered)
+
+
 def test_exploring_leaves_no_hook_even_if_the_run_fails() -> None:
     model, _ = build(BUILDERS[0])
 

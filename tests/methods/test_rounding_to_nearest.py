@@ -221,7 +221,7 @@ def test_observer_errors_name_the_site(monkeypatch) -> None:
 
 def test_description_says_how_it_was_made() -> None:
     found = dqlab.describe(quantized(4, 8))
-    assert found["recipe"] == {"methods": ["rtn"], "moments": {}}
+    assert found["recipe"] == {"methods": ["rtn"], "options": [{}], "moments": {}}
     assert (found["weights"], found["activations"]) == (4, 8)
     assert found["sampler"] == {"num_inference_steps": 3, "eta": 0.0, "guidance_scale": None}
     assert found["policy"]["name"] == "common"

@@ -1,14 +1,19 @@
 """Every pipeline family: recorded, quantized, saved and loaded as its users would."""
 
+import copy
+
 import pytest
 import torch
-from tiny_pipelines import PIPELINES, dit, flux, ldm, stable_diffusion, svd, tiny
+from tiny_pipelines import PIPELINES, dit, flux, latte, ldm, stable_diffusion, svd, tiny
 from torch import nn
 
 import dqlab
 from dqlab.errors import InvalidInputError, NotApplicableError
 from dqlab.layers import QuantizedAttention, QuantizedLayer, explore, quantizers
 from dqlab.layers.wrap import LAYERS
+from dqlab.methods import Correction
+from dqlab.methods.corrected import corrected
+from dqlab.methods.corrector import Corrector
 from dqlab.models import captions, families
 from dqlab.models.families import Sampler, family_of
 from dqlab.trajectory import record, replay
@@ -180,6 +185,12 @@ def test_eta_is_refused_if_the_scheduler_would_ignore_it() -> None:
     assert states.t.unique().tolist() == sorted(family_of(pipe).schedule(pipe, Sampler(3)))
 
 
+def test_guidance_is_refused_where_there_is_none() -> None:
+    with pytest.raises(InvalidInputError, match=r"guidance_scale=3, but a LDMPipeline has no"):
+        record(tiny(ldm), [0], SAMPLER | {"guidance_scale": 3})
+    assert family_of(tiny(ldm)).arguments(tiny(ldm), Sampler(guidance_scale=1), [0])
+
+
 def test_noise_drawn_by_torchs_own_generator_repeats(recorded) -> None:
     """LDM's pipeline gives its scheduler no generator."""
     noisy, state = Sampler(2, eta=1.0), torch.random.get_rng_state()
@@ -208,22 +219,48 @@ def test_a_safety_checker_blackens_nothing(recorded) -> None:
     assert careful.safety_checker is not None
 
 
-def test_corrections_need_integer_timesteps(recorded) -> None:
-    from dqlab.methods.corrected import corrected
-    from dqlab.methods.correction import Correction
-    from dqlab.methods.corrector import Corrector
+class Shift(Correction):
+    """Moves the prediction and the sample; asks the network once more."""
 
-    class Nothing(Correction):
-        kind = "nothing at all"
+    kind = "shift for families"
+    calls = 2
 
-    try:
-        pipe = tiny(flux)
-        family = family_of(pipe)
-        times = family.schedule(pipe, Sampler(2))
-        with pytest.raises(NotApplicableError, match=r"integer timesteps.*has fractions"):
-            corrected(pipe, Corrector(Nothing({}), family, Sampler(2), times, 0))
-    finally:
-        del Correction.kinds["nothing at all"]
+    def before(self, x, step):
+        return x + 0.1
+
+    def eps(self, eps, step):
+        assert step.predict(step.x, step.t).shape == eps.shape == step.x.shape
+        return eps + 0.05
+
+
+Correction.kinds.pop(Shift.kind)
+
+
+def shifted(pipe):
+    family, sampler = family_of(pipe), Sampler.of(SAMPLER)
+    made = copy.copy(pipe)
+    made.register_modules(scheduler=copy.deepcopy(pipe.scheduler))
+    times = family.schedule(pipe, sampler)
+    return corrected(made, Corrector(Shift({}), family, sampler, times, 0))
+
+
+@pytest.mark.parametrize("builder", [dit, stable_diffusion, latte], ids=lambda b: b.__name__)
+def test_corrections_meet_one_row_per_sample(builder, recorded) -> None:
+    """Also for DiT, whose pipeline hands its scheduler every row twice."""
+    pipe = tiny(builder)
+    family, sampler = family_of(pipe), Sampler.of(SAMPLER)
+    both = family.run(shifted(pipe), sampler, [3, 4])
+    alone = family.run(shifted(pipe), sampler, [4])
+    torch.testing.assert_close(both[1], alone[0], rtol=0, atol=1e-4)
+    assert not torch.equal(both, recorded(builder)[1])
+
+
+def test_corrections_need_integer_timesteps() -> None:
+    pipe = tiny(flux)
+    family = family_of(pipe)
+    times = family.schedule(pipe, Sampler(2))
+    with pytest.raises(NotApplicableError, match=r"integer timesteps.*has fractions"):
+        corrected(pipe, Corrector(Shift({}), family, Sampler(2), times, 0))
 
 
 PROMPTS = ["a red bag on a white background", "a blue boot on a black background"]

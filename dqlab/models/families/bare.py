@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dqlab.errors import InvalidInputError
 from dqlab.layers.context import call_arguments, time_argument
-from dqlab.models.families.family import Family
+from dqlab.models.families.family import Family, fixed_random
 from dqlab.models.families.sampler import Sampler
 from dqlab.models.loading import BARE, record_of
 
@@ -99,8 +99,7 @@ class BareFamily(Family):
         """
         self.check(pipe, sampler)
         setting = replace(sampler, guidance_scale=self.guidance(sampler))
-        with torch.no_grad(), torch.random.fork_rng():
-            torch.manual_seed(int(seeds[0]))
+        with torch.no_grad(), fixed_random(int(seeds[0])):
             found = pipe.sample(pipe.denoiser, list(seeds), setting)
         if not isinstance(found, Tensor) or found.ndim < 3 or len(found) != len(seeds):
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__

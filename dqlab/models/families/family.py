@@ -1,8 +1,9 @@
 """What an adapter knows about the pipelines of one family, and how it drives them."""
 
+import contextlib
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,14 @@ def scheduler_timesteps(pipe, num_inference_steps: int) -> Tensor:
     scheduler = copy.deepcopy(pipe.scheduler)
     scheduler.set_timesteps(num_inference_steps)
     return scheduler.timesteps
+
+
+@contextlib.contextmanager
+def fixed_random(seed: int) -> Iterator[None]:
+    """While inside, torch's own generators start from `seed`; afterwards they are as before."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,7 @@ class Family:
         """Keyword arguments of the pipeline call that runs one trajectory per seed.
 
         Raises:
-            InvalidInputError: if the sampler has an eta and the pipeline has none.
+            InvalidInputError: if the sampler has an eta or a guidance and the pipeline has none.
 
         """
         self.check(pipe, sampler)
@@ -107,13 +116,20 @@ class Family:
         return found | self.conditions(pipe, seeds) | asked
 
     def check(self, pipe, sampler: Sampler) -> None:
-        """Raise InvalidInputError for an eta that this pipeline would ignore."""
+        """Raise InvalidInputError for an eta or a guidance that this pipeline would ignore."""
         takes = self.has_eta and "eta" in inspect.signature(pipe.scheduler.step).parameters
         if sampler.eta and not takes:
             raise InvalidInputError(
                 f"eta={sampler.eta:g} asks for DDIM's noise, but a {type(pipe).__name__} with a "
                 f"{type(pipe.scheduler).__name__} has no eta. Use eta=0"
                 + (", or give the pipeline a DDIMScheduler." if self.has_eta else ".")
+            )
+
+        guided = self.branches or self.embedded_guidance
+        if not guided and sampler.guidance_scale not in (None, 1):
+            raise InvalidInputError(
+                f"guidance_scale={sampler.guidance_scale:g}, but a {type(pipe).__name__} has no "
+                "conditions to be guided by. Leave it out."
             )
 
     def schedule(self, pipe, sampler: Sampler) -> Tensor:
@@ -133,8 +149,7 @@ class Family:
         if getattr(pipe, "safety_checker", None) is not None:
             pipe.safety_checker = None  # a blacked-out picture would count as an error
         # Some pipelines draw a stochastic sampler's noise from torch's own generator.
-        with torch.no_grad(), torch.random.fork_rng():
-            torch.manual_seed(int(seeds[0]))
+        with torch.no_grad(), fixed_random(int(seeds[0])):
             output = pipe(**self.arguments(pipe, sampler, seeds))
         pixels = output.frames if self.video else output.images
         return torch.as_tensor(pixels).float().movedim(-1, -3)
