@@ -40,6 +40,7 @@ RUNGS: dict[str, tuple[str, dict[str, bool]]] = {
     "+ reconstruction": ("q-diffusion", {"split": True, "search": True, "reconstruct": True}),
 }
 """Recipe and its options, each rung with what the one before has and one thing more."""
+LAST = "+ reconstruction"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Plan:
         kept: pictures stored of each setting.
         factors: of the injection, at 8 bits.
         bits: weight and activation bits of the ladder; `learned` also get its last rung.
-        judged: the rungs in the ledger, at the `learned` bits.
+        shown: bits whose rungs are painted, and stand in the ledger if among `judged`.
         sampler: the setting of everything.
 
     """
@@ -66,7 +67,8 @@ class Plan:
     factors: tuple[int, ...] = FACTORS
     bits: tuple[tuple[int, int], ...] = ((4, 8), (4, 6), (4, 4))
     learned: tuple[tuple[int, int], ...] = ((4, 8), (4, 4))
-    judged: tuple[str, ...] = ("rtn", "+ range search", "+ split", "+ reconstruction")
+    shown: tuple[tuple[int, int], ...] = ((4, 8), (4, 4))
+    judged: tuple[str, ...] = ("rtn", "+ split", "+ reconstruction")
     sampler: Sampler = field(default_factory=Sampler)
 
 
@@ -126,7 +128,7 @@ def measure(
     Returns:
         Frames sweep (factor, split, step, t, seed, signal, noise), ladder (weights, activations,
         rung, ...), ledger (method, weights, activations and `ledger_row`'s columns); tensors
-        exact, sweep `[factors, 2, kept, ...]`, ladder `[learned, rungs, kept, ...]`.
+        exact, sweep `[factors, 2, kept, ...]`, ladder `[shown, rungs, kept, ...]`.
 
     """
     plan = plan or Plan()
@@ -158,12 +160,12 @@ def _ladder(pipe, plan: Plan, calibration: States, held_out: States, exact: Tens
     powers, rows, pictures = [], [], []
     for pair in plan.bits:
         for name in RUNGS:
-            if name == "+ reconstruction" and pair not in plan.learned:
+            if name == LAST and pair not in plan.learned:
                 continue
             q = rung(pipe, name, *pair, calibration, plan)
             setting = dict(zip(("weights", "activations"), pair, strict=True))
             powers.append(powers_of(q, held_out).assign(**setting, rung=name))
-            if pair in plan.learned:
+            if pair in plan.shown:
                 many = name in plan.judged
                 made = _run(q, plan, plan.pictures if many else plan.kept)
                 pictures.append(stored.to_bytes(made[: plan.kept]))
@@ -171,9 +173,8 @@ def _ladder(pipe, plan: Plan, calibration: States, held_out: States, exact: Tens
                     row = ledger_row(powers[-1], exact, made, q, held_out)
                     rows.append({"method": name, **setting, **row})
             say(f"W{pair[0]}A{pair[1]} {name}: {mean_sqnr_db(powers[-1]):.2f} dB")
-    shape = len(plan.learned), len(RUNGS)
     frames = pd.concat(powers, ignore_index=True), pd.DataFrame(rows)
-    return *frames, torch.stack(pictures).unflatten(0, shape)
+    return *frames, torch.stack(pictures).unflatten(0, (len(plan.shown), -1))
 
 
 def _run(pipe, plan: Plan, count: int) -> Tensor:
@@ -275,8 +276,7 @@ def claims(found: Sequence[Shortcut], results: stored.Stored) -> dict[str, Claim
     ratios = [max(s.rho_x, 1 / s.rho_x) for s in found]
     layers = split_gains(found, [(4, 8)])["gain"]
     ladder = results.frames["ladder"]
-    at = [of_ladder(ladder, 4, 8, name) for name in RUNGS]
-    split, learned, whole = gain_db(at[2], at[3]), gain_db(at[3], at[4]), gain_db(at[0], at[4])
+    at = {name: of_ladder(ladder, 4, 8, name) for name in RUNGS}
     mean, half = float(layers.mean()), float(1.96 * layers.sem())
     return {
         "populations": Claim(
@@ -289,15 +289,16 @@ def claims(found: Sequence[Shortcut], results: stored.Stored) -> dict[str, Claim
         ),
         "split": Claim(
             "split ranges help the network (eps, W4A8, after range search)",
-            "", *split, "dB", 1.0,
+            "", *gain_db(at["+ range search"], at["+ split"]), "dB", 1.0,
         ),
         "reconstruction": Claim(
             "block reconstruction helps the network (eps, W4A8, after the split)",
-            "", *learned, "dB", 1.0,
+            "", *gain_db(at["+ split"], at[LAST]), "dB", 1.0,
         ),
         "method": Claim(
             "the whole method beats plain rounding (eps, W4A8)",
-            "FID rises by at most 2.34, not by over 100", *whole, "dB", 3.0,
+            "FID rises by at most 2.34, not by over 100", *gain_db(at["rtn"], at[LAST]),
+            "dB", 3.0,
         ),
     }  # fmt: skip
 
