@@ -6,7 +6,7 @@ writes data/results/bimodal-shortcuts: about a quarter of an hour on one core, m
 reconstruction.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -19,8 +19,8 @@ from dqlab.methods import quantize, recipe
 from dqlab.metrics import mean_sqnr_db
 from dqlab.models.families import Sampler, family_of
 from dqlab.phenomena import stored
-from dqlab.phenomena.ledger import Claim, gain_db, ledger_row, powers_of
-from dqlab.phenomena.shortcuts import Shortcut, split_gains
+from dqlab.phenomena.ledger import Claim, claims_frame, gain_db, ledger_row, powers_of
+from dqlab.phenomena.shortcuts import ratio_table, shortcuts, split_gains
 from dqlab.phenomena.verdicts import Verdict
 from dqlab.reference.q_diffusion import calibration_steps
 from dqlab.trajectory import States, injected, record
@@ -29,6 +29,7 @@ NAME = "bimodal-shortcuts"
 COMMAND = "python -m dqlab.phenomena.bimodal_shortcuts"
 MODEL = "pixel-unet"
 FACTORS = (1, 4, 16, 64, 128)
+LAYER_BITS = ((8, 8), (4, 8), (4, 4))
 STRONG = 64
 """The factor of the question and of the stored pictures that stand for the injection."""
 
@@ -127,7 +128,8 @@ def measure(
 
     Returns:
         Frames sweep (factor, split, step, t, seed, signal, noise), ladder (weights, activations,
-        rung, ...), ledger (method, weights, activations and `ledger_row`'s columns); tensors
+        rung, ...), ledger (method, weights, activations and `ledger_row`'s columns), ratios,
+        gains (`ratio_table`, `split_gains`), outcomes; tensors
         exact, sweep `[factors, 2, kept, ...]`, ladder `[shown, rungs, kept, ...]`.
 
     """
@@ -138,8 +140,12 @@ def measure(
     say("trajectories")
     sweep, swept = _sweep(pipe, plan, calibration, held_out, say)
     ladder, ledger, climbed = _ladder(pipe, plan, calibration, held_out, exact, say)
+    found = shortcuts(pipe, calibration)
+    frames = {"sweep": sweep, "ladder": ladder, "ledger": ledger}
+    frames |= {"ratios": ratio_table(found), "gains": split_gains(found, LAYER_BITS)}
+    frames["outcomes"] = outcomes(frames)
     tensors = {"exact": stored.to_bytes(exact[: plan.kept]), "sweep": swept, "ladder": climbed}
-    return {"sweep": sweep, "ladder": ladder, "ledger": ledger}, tensors
+    return frames, tensors
 
 
 def _sweep(pipe, plan: Plan, calibration: States, held_out: States, say):
@@ -271,36 +277,67 @@ def injection(table: pd.DataFrame, factor: int) -> Verdict:
     return Verdict("both sides", f"{told}: splitting does not take all of it up.")
 
 
-def claims(found: Sequence[Shortcut], results: stored.Stored) -> dict[str, Claim]:
-    """Q-Diffusion's claims on the natural network, with the margins they are judged by."""
-    ratios = [max(s.rho_x, 1 / s.rho_x) for s in found]
-    layers = split_gains(found, [(4, 8)])["gain"]
-    ladder = results.frames["ladder"]
-    at = {name: of_ladder(ladder, 4, 8, name) for name in RUNGS}
+def claims(ratios: pd.DataFrame, gains: pd.DataFrame, ladder: pd.DataFrame) -> dict[str, Claim]:
+    """Q-Diffusion's claims on the natural network, with the margins they are judged by.
+
+    Args:
+        ratios: `ratio_table`.
+        gains: `split_gains`; W4A8 counts.
+        ladder: error powers by rung; a claim about a rung that is not there is left out.
+
+    """
+    wide = float(ratios["rho_x"].where(ratios["rho_x"] >= 1, 1 / ratios["rho_x"]).max())
+    layers = gains.query("weights == 4 and activations == 8")["gain"]
     mean, half = float(layers.mean()), float(1.96 * layers.sem())
-    return {
+    found = {
         "populations": Claim(
             "one part of a shortcut's input reaches far beyond the other",
-            "about 200 ×", max(ratios), max(ratios), max(ratios), "×", 10.0, 2.0,
+            "about 200 ×", wide, wide, wide, "×", 10.0, 2.0,
         ),
         "layers": Claim(
             "split ranges help shortcut layers (output, W4A8, mean over layers)",
             "", mean, mean - half, mean + half, "dB", 0.5,
         ),
-        "split": Claim(
-            "split ranges help the network (eps, W4A8, after range search)",
-            "", *gain_db(at["+ range search"], at["+ split"]), "dB", 1.0,
-        ),
-        "reconstruction": Claim(
-            "block reconstruction helps the network (eps, W4A8, after the split)",
-            "", *gain_db(at["+ split"], at[LAST]), "dB", 1.0,
-        ),
-        "method": Claim(
-            "the whole method beats plain rounding (eps, W4A8)",
-            "FID rises by at most 2.34, not by over 100", *gain_db(at["rtn"], at[LAST]),
-            "dB", 3.0,
-        ),
     }  # fmt: skip
+    for name, (says, quoted, before, after, full) in _RUNG_CLAIMS.items():
+        pair = [of_ladder(ladder, 4, 8, rung) for rung in (before, after)]
+        if not any(part.empty for part in pair):
+            found[name] = Claim(says, quoted, *gain_db(*pair), "dB", full)
+    return found
+
+
+_RUNG_CLAIMS = {
+    "split": (
+        "split ranges help the network (eps, W4A8, after range search)",
+        "", "+ range search", "+ split", 1.0,
+    ),
+    "reconstruction": (
+        "block reconstruction helps the network (eps, W4A8, after the split)",
+        "", "+ split", LAST, 1.0,
+    ),
+    "method": (
+        "the whole method beats plain rounding (eps, W4A8)",
+        "FID rises by at most 2.34, not by over 100", "rtn", LAST, 3.0,
+    ),
+}  # fmt: skip
+"""Says, quoted, the rung before, the rung after, and the gain from which it counts."""
+
+
+def outcomes(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """What came of every claim, and of the injection, from the other frames.
+
+    Returns:
+        Columns name, measured, low, high, outcome; the injection's number is what it costs the
+        unsplit network in dB, its ends what it costs the split one.
+
+    """
+    table = sweep_table(frames["sweep"])
+    rows = table.set_index("factor")
+    strong = STRONG if STRONG in rows.index else rows.index[-1]
+    lost, moved = (rows[name][1] - rows[name][strong] for name in ("unsplit", "split"))
+    told = claims_frame(claims(frames["ratios"], frames["gains"], frames["ladder"]))
+    told.loc[len(told)] = ["injection", lost, moved, moved, injection(table, strong).key]
+    return told
 
 
 def main() -> None:

@@ -64,7 +64,8 @@ def skyline_of(s: Shortcut, factor: int, bits: int = 8, **size: int) -> Picture:
         f"{s.name}, {how}: rho_X = {number(moved.rho_x, 3)}. One range for both leaves the hidden "
         f"part {hidden} of {2**bits} levels."
     )
-    ends = float(s.reach.min()) / 4, float(s.reach.max()) * FACTORS[-1] * 1.5
+    least = float(s.input_range(Affine(bits)).scale) / 2
+    ends = least, float(s.reach.max()) * FACTORS[-1] * 1.5
     return skyline(
         moved.reach, s.sizes, PARTS, words, step=(step, f"one step at {bits} bits"), limits=ends,
         **size,
@@ -107,9 +108,10 @@ def combs_of(s: Shortcut, part: str, bits: int, **size: int) -> Picture:
     ranges = {SHARED: s.input_range(fmt), OWN: s.input_range(fmt, part)}
     grids = {name: nearby(fmt, r, values) for name, r in ranges.items()}
     times = float(ranges[SHARED].scale / ranges[OWN].scale)
+    finer = f"has steps {number(times)} times finer" if times >= 1.25 else "is hardly finer"
     words = (
         f"{s.name}, {part} part, {bits} bits: {levels_on(s, part, bits)} of {2**bits} shared "
-        f"levels lie within it; its own comb has steps {number(times)} times finer."
+        f"levels lie within it; its own comb {finer}."
     )
     looks = {SHARED: "rtn", OWN: "method"}
     return comb(values, grids, sentence=words, unit="input of the shortcut", roles=looks, **size)

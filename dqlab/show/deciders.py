@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from dqlab.show.bundle import Picture, number
+from dqlab.show.bundle import Picture
 from dqlab.show.charts import light
 from dqlab.show.frames import require
 from dqlab.show.panel import Canvas, Panel
@@ -35,7 +35,7 @@ def decider(curve: pd.DataFrame, ours: Mapping[str, pd.DataFrame], sentence: str
     panel = canvas.panels[0]
     panel.axes.set_xscale("log")
     panel.axes.xaxis.set_major_locator(LogLocator(base=2, numticks=12))
-    panel.axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: number(v)))
+    panel.axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     panel.axes.xaxis.set_minor_locator(NullLocator())
     panel.line(curve["ratio"].tolist(), curve["gain"].tolist(), role("full_precision"),
                curve_name, marks=False)  # fmt: skip

@@ -215,7 +215,7 @@ explore.decider_explorer(curve, found)
 # own output:
 
 # %%
-gains = ph.shortcuts.split_gains(found, [(8, 8), (4, 8), (4, 4)])
+gains = ph.shortcuts.split_gains(found, measured.LAYER_BITS)
 gains["bits"] = "W" + gains["weights"].astype(str) + "A" + gains["activations"].astype(str)
 print(gains.pivot(index="layer", columns="bits", values="gain").round(1).to_string())
 
@@ -261,7 +261,7 @@ explore.ledger_table(results.frames["ledger"])
 # reproduced from the margin in the fourth column on, if its interval is clear of zero.
 
 # %%
-claims = measured.claims(found, results)
+claims = measured.claims(ratios, gains, results.frames["ladder"])
 explore.claims_table(claims)
 
 # %% [markdown]

@@ -201,7 +201,8 @@ def test_everything_is_measured(wide_pipe, sampler, shipped, monkeypatch) -> Non
     monkeypatch.setattr(measured, "RUNGS", rungs)
     plan = measured.Plan(
         trajectories=2, steps=3, held_out=2, pictures=4, kept=2, factors=(1, 64),
-        bits=((4, 8), (4, 4)), learned=(), shown=((4, 8),), judged=("rtn", "+ split"), sampler=sampler,
+        bits=((4, 8), (4, 4)), learned=(), shown=((4, 8),), judged=("rtn", "+ split"),
+        sampler=sampler,
     )  # fmt: skip
     frames, tensors = measured.measure(wide_pipe, plan)
     assert len(frames["sweep"]) == 2 * 2 * 3 * 2
@@ -213,6 +214,20 @@ def test_everything_is_measured(wide_pipe, sampler, shipped, monkeypatch) -> Non
     table = measured.sweep_table(frames["sweep"]).set_index("factor")
     assert abs(table["split"][64] - table["split"][1]) < 0.5
     assert table["unsplit"][64] < table["unsplit"][1] - 10
+
+
+def test_the_shipped_outcomes_follow_from_the_shipped_numbers() -> None:
+    """A verdict about the shipped network is data: here it is derived once more."""
+    results = stored.load(measured.NAME)
+    kept = results.frames["outcomes"].set_index("name")
+    again = measured.outcomes(results.frames).set_index("name")
+    assert again["outcome"].to_dict() == kept["outcome"].to_dict()
+    assert set(again.index) == {
+        "populations", "layers", "split", "reconstruction", "method", "injection",
+    }  # fmt: skip
+    torch.testing.assert_close(
+        torch.tensor(again["measured"]), torch.tensor(kept["measured"]), rtol=1e-4, atol=1e-3
+    )
 
 
 def test_the_command_writes_results_with_their_origin(wide_pipe, shipped, monkeypatch) -> None:
