@@ -54,15 +54,18 @@ def _named(found: Sequence[Shortcut]) -> dict[str, Shortcut]:
     return {s.name: s for s in found}
 
 
+def _how(factor: int) -> str:
+    return "natural" if factor == 1 else f"injected, skip × {factor}"
+
+
 def skyline_of(s: Shortcut, factor: int, bits: int = 8, **size: int) -> Picture:
     """The reach of each channel a shortcut reads, beside one step of the shared comb."""
     moved = s.scaled(factor)
     step = float(moved.input_range(Affine(bits)).scale)
     hidden = levels_on(moved, "hidden", bits)
-    how = "natural" if factor == 1 else f"injected, skip × {factor}"
     words = (
-        f"{s.name}, {how}: rho_X = {number(moved.rho_x, 3)}. One range for both leaves the hidden "
-        f"part {hidden} of {2**bits} levels."
+        f"{s.name}, {_how(factor)}: rho_X = {number(moved.rho_x, 3)}. One range for both leaves "
+        f"the hidden part {hidden} of {2**bits} levels."
     )
     least = float(s.input_range(Affine(bits)).scale) / 2
     ends = least, float(s.reach.max()) * FACTORS[-1] * 1.5
@@ -102,16 +105,17 @@ def nearby(fmt: Affine, r: Range, values: Tensor) -> Tensor:
     return levels[(levels >= values.min() - edge) & (levels <= values.max() + edge)]
 
 
-def combs_of(s: Shortcut, part: str, bits: int, **size: int) -> Picture:
+def combs_of(s: Shortcut, factor: int, part: str, bits: int, **size: int) -> Picture:
     """One part's values over the comb shared by both parts and over its own."""
+    name, s = s.name, s.scaled(factor)
     fmt, values = Affine(bits), s.values(part)[:SAMPLE]
     ranges = {SHARED: s.input_range(fmt), OWN: s.input_range(fmt, part)}
     grids = {name: nearby(fmt, r, values) for name, r in ranges.items()}
     times = float(ranges[SHARED].scale / ranges[OWN].scale)
     finer = f"has steps {number(times)} times finer" if times >= 1.25 else "is hardly finer"
     words = (
-        f"{s.name}, {part} part, {bits} bits: {levels_on(s, part, bits)} of {2**bits} shared "
-        f"levels lie within it; its own comb {finer}."
+        f"{name}, {_how(factor)}, {part} part, {bits} bits: {levels_on(s, part, bits)} of "
+        f"{2**bits} shared levels lie within it; its own comb {finer}."
     )
     looks = {SHARED: "rtn", OWN: "method"}
     return comb(values, grids, sentence=words, unit="input of the shortcut", roles=looks, **size)
@@ -122,8 +126,8 @@ def comb_explorer(found: Sequence[Shortcut]) -> Explorer:
     layers = _named(found)
 
     def draw(data: dict) -> Picture:
-        s = layers[data["layer"]].scaled(data["factor"])
-        return charts.light(combs_of(s, data["part"], data["bits"], width=600, height=250))
+        s, setting = layers[data["layer"]], (data["factor"], data["part"], data["bits"])
+        return charts.light(combs_of(s, *setting, width=600, height=250))
 
     return Explorer(
         "Whose levels are these?",
@@ -190,8 +194,9 @@ def sweep_explorer(results: Stored) -> Explorer:
 
     def compute(factor: int) -> dict:
         row = means[means["factor"] == factor].iloc[0]
-        how = "natural" if factor == 1 else f"injected, skip × {factor}"
-        words = f"W8A8, {how}: unsplit {row['unsplit']:.1f} dB, split {row['split']:.1f} dB."
+        words = (
+            f"W8A8, {_how(factor)}: unsplit {row['unsplit']:.1f} dB, split {row['split']:.1f} dB."
+        )
         unsplit, split = made[factors.index(factor)]
         return {"words": words, "unsplit": unsplit, "split": split}
 

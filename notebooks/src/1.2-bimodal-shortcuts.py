@@ -223,8 +223,8 @@ print(gains.pivot(index="layer", columns="bits", values="gain").round(1).to_stri
 # ## 3. The ladder
 #
 # A method of many parts deserves a ladder: one thing more on each rung, all else equal. Same
-# calibration states, same sites, first and last layer at 8 bits throughout. The reconstruction
-# rungs took minutes and are stored; below, one cheap rung is climbed again.
+# calibration states, same sites, first and last layer at 8 bits throughout. Rungs that learn take
+# minutes, so all are stored; below, one cheap rung is climbed again.
 
 # %%
 ladder = measured.ladder_gains(results.frames["ladder"])
