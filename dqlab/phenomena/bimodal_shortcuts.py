@@ -267,8 +267,8 @@ def injection(table: pd.DataFrame, factor: int) -> Verdict:
     moved = rows["split"][1] - rows["split"][factor]
     told = (
         f"At W8A8, skip × {factor} costs the unsplit network {lost:.1f} dB "
-        f"({rows['unsplit'][1]:.1f} to {rows['unsplit'][factor]:.1f}) and the split one "
-        f"{moved:.1f} dB"
+        f"({rows['unsplit'][1]:.1f} to {rows['unsplit'][factor]:.1f}) and moves the split one by "
+        f"{abs(moved):.1f} dB"
     )
     if lost < 1:
         return Verdict("nothing", f"{told}: nobody notices.")

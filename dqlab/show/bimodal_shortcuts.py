@@ -268,7 +268,12 @@ def ladder_table(gains: pd.DataFrame) -> Page:
         gain = f"{row['gain']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]" if verdict else ""
         rows.append((_pair(row), row["rung"], f"{row['db']:.1f}", gain, verdict))
     heads = ("bits", "rung", "SQNR [dB]", "gain on the rung before [dB]", "")
-    return table("SQNR of the answer, mean over steps; 95 % intervals over seeds.", heads, rows)
+    words = "SQNR of the answer, mean over steps; 95 % intervals over seeds."
+    pairs = dict.fromkeys(row[0] for row in rows)
+    missing = [p for p in pairs if (p, measured.LAST) not in {row[:2] for row in rows}]
+    if missing:
+        words += f" Not measured: {measured.LAST} at {', '.join(missing)}."
+    return table(words, heads, rows)
 
 
 def ledger_table(ledger: pd.DataFrame) -> Page:

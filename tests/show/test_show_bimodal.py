@@ -122,6 +122,9 @@ def test_tables_say_in_words_what_they_show() -> None:
     assert ladder.words.count("\n") == len(gains)
     assert "W4A4 | + split | " in ladder.words
     assert "nothing" in ladder.words
+    assert "Not measured" not in ladder.words
+    fewer = gains[(gains["rung"] != measured.LAST) | (gains["activations"] == 8)]
+    assert "Not measured: + reconstruction at W4A4." in explore.ladder_table(fewer).words
     ledger = explore.ledger_table(results().frames["ledger"])
     assert "W4A8 | rtn | 20.0 [19.0, 21.0] | 1.00e-03" in ledger.words
     claim = Claim("split helps", "", 0.1, -0.2, 0.4, "dB", 1.0)
