@@ -265,8 +265,10 @@ def ladder_table(gains: pd.DataFrame) -> Page:
     rows = []
     for _, row in gains.iterrows():
         verdict = measured.rung_verdict(row).key if row["rung"] != "rtn" else ""
-        gain = f"{row['gain']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]" if verdict else ""
-        rows.append((_pair(row), row["rung"], f"{row['db']:.1f}", gain, verdict))
+        # Adding zero makes -0.0 of a small negative number +0.0, whose sign depends on nothing.
+        gain, low, high = (round(row[name], 1) + 0.0 for name in ("gain", "low", "high"))
+        told = f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]" if verdict else ""
+        rows.append((_pair(row), row["rung"], f"{row['db']:.1f}", told, verdict))
     heads = ("bits", "rung", "SQNR [dB]", "gain on the rung before [dB]", "")
     words = "SQNR of the answer, mean over steps; 95 % intervals over seeds."
     pairs = dict.fromkeys(row[0] for row in rows)

@@ -214,7 +214,7 @@ explore.decider_explorer(curve, found)
 # Our own shortcuts lie near 1, where there is little to gain. Layer by layer, at the shortcut's
 # own output:
 
-# %%
+# %% tags=["nbval-unit-db"]
 gains = ph.shortcuts.split_gains(found, measured.LAYER_BITS)
 gains["bits"] = "W" + gains["weights"].astype(str) + "A" + gains["activations"].astype(str)
 print(gains.pivot(index="layer", columns="bits", values="gain").round(1).to_string())
@@ -226,13 +226,9 @@ print(gains.pivot(index="layer", columns="bits", values="gain").round(1).to_stri
 # calibration states, same sites, first and last layer at 8 bits throughout. Rungs that learn take
 # minutes, so all are stored; below, one cheap rung is climbed again.
 
-# %%
+# %% tags=["nbval-unit-db"]
 ladder = measured.ladder_gains(results.frames["ladder"])
 explore.ladder_table(ladder)
-
-# %%
-for _, row in ladder[ladder["rung"] != "rtn"].iterrows():
-    print(measured.rung_verdict(row))
 
 # %%
 cheap = measured.rung(pipe, "+ split", 4, 8, calibration)
