@@ -30,7 +30,7 @@ INJECTION = (
     "changes?",
     {
         "nothing": (
-            "nothing: it is the same function",
+            "no output: it is the same function",
             "In full precision the factor cancels, to the last bits.",
         ),
         "quantized": (
@@ -62,10 +62,11 @@ def skyline_of(s: Shortcut, factor: int, bits: int = 8, **size: int) -> Picture:
     """The reach of each channel a shortcut reads, beside one step of the shared comb."""
     moved = s.scaled(factor)
     step = float(moved.input_range(Affine(bits)).scale)
-    hidden = levels_on(moved, "hidden", bits)
+    narrow = min(PARTS, key=moved.reach_of)
+    left = levels_on(moved, narrow, bits)
     words = (
         f"{s.name}, {_how(factor)}: rho_X = {number(moved.rho_x, 3)}. One range for both leaves "
-        f"the hidden part {hidden} of {2**bits} levels."
+        f"the {narrow} part {left} of {2**bits} levels."
     )
     least = float(s.input_range(Affine(bits)).scale) / 2
     ends = least, float(s.reach.max()) * FACTORS[-1] * 1.5
@@ -260,16 +261,19 @@ def _pair(row: Mapping) -> str:
     return f"W{row['weights']}A{row['activations']}"
 
 
+ANSWERS = {"helps": "yes", "nothing": "no clear gain", "hurts": "no, it hurts"}
+
+
 def ladder_table(gains: pd.DataFrame) -> Page:
     """What each rung is worth, in dB, with the interval over seeds and whether it helps."""
     rows = []
     for _, row in gains.iterrows():
-        verdict = measured.rung_verdict(row).key if row["rung"] != "rtn" else ""
+        verdict = ANSWERS[measured.rung_verdict(row).key] if row["rung"] != "rtn" else ""
         # Adding zero makes -0.0 of a small negative number +0.0, whose sign depends on nothing.
         gain, low, high = (round(row[name], 1) + 0.0 for name in ("gain", "low", "high"))
         told = f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]" if verdict else ""
         rows.append((_pair(row), row["rung"], f"{row['db']:.1f}", told, verdict))
-    heads = ("bits", "rung", "SQNR [dB]", "gain on the rung before [dB]", "")
+    heads = ("bits", "rung", "SQNR [dB]", "gain on the rung before [dB]", "it helps?")
     words = "SQNR of the answer, mean over steps; 95 % intervals over seeds."
     pairs = dict.fromkeys(row[0] for row in rows)
     missing = [p for p in pairs if (p, measured.LAST) not in {row[:2] for row in rows}]

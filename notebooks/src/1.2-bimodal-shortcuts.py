@@ -14,6 +14,8 @@
 # <!-- numbers: 40 -->
 
 # %% tags=["setup"]
+import math
+
 import torch
 
 import dqlab
@@ -88,11 +90,11 @@ third = found[2]
 fmt = Affine(4)
 combs = {"one range for both": None, "hidden alone": "hidden", "skip alone": "skip"}
 grids = {name: fmt.levels(third.input_range(fmt, part)) for name, part in combs.items()}
-words = " ".join(
-    f"{part}: {ph.shortcuts.levels_on(third, part, 4)} of 16 shared levels."
-    for part in ph.shortcuts.PARTS
+left = {part: ph.shortcuts.levels_on(third, part, 4) for part in ph.shortcuts.PARTS}
+words = (
+    f"of 16 shared levels {left['hidden']} lie in the hidden part, {left['skip']} in the skip part"
 )
-show.comb(third.sample[:, ::4], grids, sentence=f"{third.name}, natural. {words}", height=300)
+show.comb(third.sample[:, ::4], grids, sentence=f"{third.name}, natural: {words}.", height=300)
 
 # %% [markdown]
 # ### A network made harder, on purpose
@@ -110,13 +112,17 @@ asked
 
 # %%
 long = sweep.melt("factor", var_name="series", value_name="db").replace("unsplit", "one range")
+long["doublings"] = long["factor"].map(math.log2)
 chart = charts.lines(
     long,
     effect.words,
-    x="factor",
+    x="doublings",
     y="db",
     marks=True,
-    axes=("skip × c (injected)", "SQNR of the answer [dB], W8A8\nmean over steps, 8 seeds"),
+    axes=(
+        "doublings of the skip part, log2 c (injected)",
+        "SQNR of the answer [dB], W8A8\nmean over steps, 8 seeds",
+    ),
     roles={"one range": "rtn", "split": "method"},
 )
 asked.reveal(chart)
@@ -557,7 +563,7 @@ for claim in claims.values():
 # %% [markdown]
 # Every value must land on one of $2^b$ levels. Where one tensor holds two populations, give each
 # its own. What is left over: even then each part has one range for all sampling steps. That is
-# the topic of 1.3.
+# the topic of `1.3`.
 #
 # ## References
 #

@@ -84,12 +84,12 @@ def test_presets_move_the_picture(name: str) -> None:
     assert len(pictures) == len(frame.presets)
 
 
-def test_the_skyline_says_how_many_levels_the_hidden_part_keeps() -> None:
+def test_the_skyline_says_how_many_levels_the_narrower_part_keeps() -> None:
     natural, strong = (explore.skyline_of(FOUND[0], c).sentence for c in (1, 128))
     assert "natural" in natural
-    assert "25" in natural  # 250 or more of 256
+    assert "part 25" in natural  # 250 or more of 256
     assert "injected, skip × 128" in strong
-    assert any(f"part {n} of 256" in strong for n in (2, 3))
+    assert any(f"the hidden part {n} of 256" in strong for n in (2, 3))
 
 
 def test_a_skyline_wants_parts_that_make_up_the_tensor() -> None:
@@ -121,7 +121,7 @@ def test_tables_say_in_words_what_they_show() -> None:
     ladder = explore.ladder_table(gains)
     assert ladder.words.count("\n") == len(gains)
     assert "W4A4 | + split | " in ladder.words
-    assert "nothing" in ladder.words
+    assert "no clear gain" in ladder.words
     assert "Not measured" not in ladder.words
     fewer = gains[(gains["rung"] != measured.LAST) | (gains["activations"] == 8)]
     assert "Not measured: + reconstruction at W4A4." in explore.ladder_table(fewer).words
