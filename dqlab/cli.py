@@ -156,6 +156,7 @@ def compare(
 def train(
     name: Annotated[str | None, typer.Argument(help="Which shipped model to train.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Train every model, in order.")] = False,
+    missing: Annotated[bool, typer.Option(help="With --all: only what has no result.")] = False,
     minutes: Annotated[float | None, typer.Option(help="Time budget, each.")] = None,
     steps: Annotated[int | None, typer.Option(help="Step budget: reproducible.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
@@ -165,13 +166,20 @@ def train(
     """Train a shipped model from scratch, or go on where the last run stopped."""
     from dqlab.models.recipes import RECIPES, recipe_for
     from dqlab.models.training import train_model
+    from dqlab.paths import models_dir
 
-    if every == (name is not None) or (every and target):
-        raise InvalidInputError("Give one model's name, or --all (and no --out) for all of them.")
+    if every == (name is not None) or (every and target) or (missing and not every):
+        raise InvalidInputError(
+            "Give one model's name, or --all (and no --out) for all of them; --missing goes with "
+            "--all."
+        )
     names = list(RECIPES) if every else [name]
+    if missing:
+        names = [n for n in names if not (models_dir() / n / "training.json").is_file()]
     planned = {n: minutes or recipe_for(n).minutes for n in names}
     if every and not steps:
-        _say("; ".join(f"{n} {m:g} min" for n, m in planned.items()))
+        plan = "; ".join(f"{n} {m:g} min" for n, m in planned.items())
+        _say(f"{plan or 'Nothing is missing'} ({sum(planned.values()):g} minutes in all)")
     for each in names:
         folder = train_model(
             each, minutes=minutes, steps=steps, device=device, fresh=fresh, out=target

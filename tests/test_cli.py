@@ -271,6 +271,22 @@ def test_train(run, refused, monkeypatch, tmp_path) -> None:
     assert "No training recipe 'big'" in refused("train", "big", "--steps", "1")
 
 
+def test_train_what_is_missing(run, refused, monkeypatch, tmp_path) -> None:
+    trained: list[str] = []
+    monkeypatch.setattr(
+        "dqlab.models.training.train_model", lambda name, **_: trained.append(name)
+    )
+    monkeypatch.setenv("DQLAB_SHIPPED_DIR", str(tmp_path))
+    there = tmp_path / "models" / "pixel-unet"
+    there.mkdir(parents=True)
+    (there / "training.json").write_text("{}")
+    code, out, _ = run("train", "--all", "--missing", "--minutes", "2")
+    assert code == 0
+    assert trained == [name for name in RECIPES if name != "pixel-unet"]
+    assert f"({2 * len(trained)} minutes in all)" in " ".join(out.split())
+    assert "--missing goes with" in " ".join(refused("train", "pixel-unet", "--missing").split())
+
+
 def test_card_of_an_unknown_model(refused) -> None:
     pytest.importorskip("dqlab.metrics.quality")
     assert "no-such" in refused("card", "no-such")
