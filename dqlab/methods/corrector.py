@@ -67,7 +67,7 @@ class Corrector:
         copies = max(1, len(self.branches))
         x = stacked[: len(stacked) // copies]
         step = self.step_at(self.scheduler, t, x, self.sampler.eta)
-        self.edited = x, self.correction.before(x, step)
+        self.edited = x, self.correction.before(x, step).to(x)
         return (), {name: torch.cat([self.edited[1]] * copies), **named}
 
     def step_at(self, scheduler: Any, t: int, x: Tensor, eta: float) -> Step:
@@ -148,14 +148,16 @@ class Corrector:
         self._check(scheduler, eta)
         x = self._sample(call["sample"])
         step = self.step_at(scheduler, int(call["timestep"]), x, eta)
-        eps = self.correction.eps(call["model_output"], step)
+        eps = self.correction.eps(call["model_output"], step).to(call["model_output"])
         call = call | {"sample": x, "model_output": eps, "return_dict": True}
         noise = None
         if eta > 0 and self.correction.edits("sigma", "noise") and step.sigma > 0:
             noise, call = self._noise(step, call)
         output = plain(scheduler, **{k: v for k, v in call.items() if k != "self"})
-        following = output.prev_sample if noise is None else output.prev_sample + noise
-        output.prev_sample = self.correction.after(following, step)
+        plain = output.prev_sample
+        following = plain if noise is None else plain + noise.to(plain)
+        # Tables are in single precision; the network may not be.
+        output.prev_sample = self.correction.after(following, step).to(plain)
         self.fresh = False
         return output
 

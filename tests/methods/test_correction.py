@@ -299,6 +299,13 @@ def test_sqnr_sees_the_corrected_prediction() -> None:
     assert powers["noise"].tolist() == pytest.approx(expected, rel=1e-4)
 
 
+def test_half_precision_stays_half() -> None:
+    pipe = new_pipeline()
+    pipe.unet.half()
+    made = with_correction(pipe, shift(0.1, 0.2, 0.3), eta=1.0)
+    assert images(made, 1.0).dtype is torch.float16
+
+
 class Alphas(Correction):
     """Reads the schedule, as corrections of the sampler's variance do."""
 
