@@ -75,6 +75,24 @@ def test_correlated_inputs_are_rounded_one_up_one_down(sizes) -> None:
     assert report.settled == 1
 
 
+def test_half_precision_weights_are_rounded_in_single() -> None:
+    x = torch.randn(256, 1).expand(-1, 2) + 0.05 * torch.randn(256, 2)
+    model = lone_layer(torch.full((1, 2), 0.4), 1.0)
+    model.layer.half()
+    settings = Settings(300, 64, rounding_lr=0.05, cosine=False, lam=0.3, quantized_share=0)
+    report = fit_lone(model, x.half(), settings)
+    assert model.layer.weight.dtype is torch.float16
+    assert sorted(model.layer.weight.flatten().tolist()) == pytest.approx([0, 1])
+    assert report.after < report.before
+
+
+def test_losses_of_half_precision_do_not_overflow() -> None:
+    from dqlab.reference.brecq import block_loss
+
+    z = torch.full((2, 1024, 2), 10.0).half()
+    assert float(block_loss(z, 0 * z)) == 1024 * 100
+
+
 def test_soft_rounding_starts_at_the_weight_and_hardens_to_nearest() -> None:
     weight, fmt = torch.randn(5, 7, 3, 3), Affine(4)
     quantizer = Quantizer("w", StepContext())
