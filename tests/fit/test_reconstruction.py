@@ -79,6 +79,8 @@ def test_half_precision_weights_are_rounded_in_single() -> None:
     x = torch.randn(256, 1).expand(-1, 2) + 0.05 * torch.randn(256, 2)
     model = lone_layer(torch.full((1, 2), 0.4), 1.0)
     model.layer.half()
+    per_channel = Range(torch.ones(1, 1), torch.zeros(1, 1))
+    model.layer.weight_quantizer.set_range(per_channel)
     settings = Settings(300, 64, rounding_lr=0.05, cosine=False, lam=0.3, quantized_share=0)
     report = fit_lone(model, x.half(), settings)
     assert model.layer.weight.dtype is torch.float16

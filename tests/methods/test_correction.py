@@ -300,9 +300,19 @@ def test_sqnr_sees_the_corrected_prediction() -> None:
 
 
 def test_half_precision_stays_half() -> None:
+    """Tables per channel are in single precision and would carry the sample along."""
+
+    class Channels(Correction):
+        kind = "test-channels"
+
+        def eps(self, eps, step):
+            return eps + self.at("by", step)
+
+        noise = after = eps
+
     pipe = new_pipeline()
     pipe.unet.half()
-    made = with_correction(pipe, shift(0.1, 0.2, 0.3), eta=1.0)
+    made = with_correction(pipe, Channels({"by": torch.full((STEPS, 3, 1, 1), 0.1)}), eta=1.0)
     assert images(made, 1.0).dtype is torch.float16
 
 
