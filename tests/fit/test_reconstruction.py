@@ -241,15 +241,20 @@ def test_without_quantization_the_loss_is_zero() -> None:
 
 
 def test_layer_losses_weigh_nothing_at_weight_zero() -> None:
+    """Zero is the limit of small weights, whose losses are computed but do not count."""
     joint = replace(JOINT["teach"], iterations=10, batch=4)
     results = []
-    for settings in (replace(joint, layer_weight=0.0), replace(joint, layer_weight=0.8)):
-        made = bench(weights=3, activations=8, rows=8)
+    for weight in (0.0, 1e-30, 0.8):
+        made, settings = (
+            bench(weights=3, activations=8, rows=8),
+            replace(joint, layer_weight=weight),
+        )
         reconstruct_all(
             made.student, made.teacher, [made.unit(MID)], made.states, settings, seed=0
         )
         results.append(made.student.get_submodule(f"{MID}.conv1").weight.clone())
-    assert not torch.equal(*results)
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
 
 
 def test_sensitivity_is_the_gradient_of_the_denoisers_error() -> None:

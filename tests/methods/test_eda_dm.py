@@ -8,7 +8,7 @@ import torch
 from tiny_models import SAMPLER, STEPS, new_pipeline, pipeline, recorded
 
 from dqlab.errors import InvalidInputError, NotApplicableError
-from dqlab.fit import capture, reconstruct, unit_errors, units_of
+from dqlab.fit import capture, reconstruct, units_of
 from dqlab.fit.profiles import JOINT
 from dqlab.fit.reconstruct import outputs_of
 from dqlab.layers import quantizers
@@ -167,7 +167,6 @@ def test_layer_losses_keep_inner_layers_close() -> None:
         inner = [f"{unit.path}.conv1", f"{unit.path}.time_emb_proj"]
         held_out = recorded()[0]
         fits[weight] = inner_errors(made, made.student, unit, inner, held_out)
-        fits[weight, "block"] = unit_errors(made.student, made.teacher, [unit], held_out)
     assert all(fine < plain for fine, plain in zip(fits[0.8], fits[0.0], strict=True))
 
 

@@ -38,7 +38,11 @@ from dqlab.reference.eda_dm import allocate, density, pairwise_mse, score, varie
 from dqlab.trajectory import States, concatenate, record
 
 CALIBRATION = {"teach": (32, 16, 160), "paper": (512, 64, 1024)}
-"""Trajectories to draw from, trajectories B whose features are compared, samples N."""
+"""Trajectories to draw from, trajectories B whose features are compared, samples N.
+
+The paper takes every sample from a trajectory of its own; here trajectories take turns, for there
+are 512 calibration seeds.
+"""
 
 
 class EdaDm(Method):
