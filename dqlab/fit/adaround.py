@@ -42,7 +42,7 @@ class SoftRounding(nn.Module):
             raise InvalidInputError(
                 f"{quantizer.site} has no range yet: set weight ranges before learning to round."
             )
-        self.quantizer, self.weight = quantizer, weight.detach().clone()
+        self.quantizer, self.weight = quantizer, weight.detach().to(found.scale, copy=True)
         self.scale, self.zero_point = found.scale, found.zero_point
         self.alpha = nn.Parameter(initial_alpha(self.weight, self.scale))
         # W / s below the rounding, z added: all of it that does not change.
@@ -50,10 +50,11 @@ class SoftRounding(nn.Module):
         self.h = rectified_sigmoid(self.alpha)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The softly rounded weight; `weight` is known since the start."""
+        """The softly rounded weight, in the dtype of `weight`, which is known since the start."""
         fmt = self.quantizer.format
         self.h = rectified_sigmoid(self.alpha)
-        return (self.low + self.h).clamp(fmt.q_min, fmt.q_max).sub(self.zero_point).mul(self.scale)
+        codes = (self.low + self.h).clamp(fmt.q_min, fmt.q_max)
+        return codes.sub(self.zero_point).mul(self.scale).to(weight.dtype)
 
     def penalty(self, beta: float, lam: float) -> Tensor:
         """The regulariser at the rounding of the last forward."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from dqlab.errors import InvalidInputError
+from dqlab.layers import quantizers
 from dqlab.trajectory import States, take_rows
 
 BATCH = 32
@@ -34,6 +35,7 @@ class Captured:
         per_row: which of the leaves have rows.
         spec: how positional and keyword arguments are put together again.
         output: its answer, rows as in the leaves; None where only inputs were asked for.
+        t: timestep of every state, for ranges that follow it.
 
     """
 
@@ -42,6 +44,7 @@ class Captured:
     per_row: list[bool]
     spec: Any
     output: Tensor | None = None
+    t: Tensor | None = None
 
     def take(self, rows: Tensor | slice) -> Captured:
         """The chosen states."""
@@ -51,7 +54,8 @@ class Captured:
         ]
         output = None if self.output is None else take_rows(self.output, rows, self.rows)
         count = len(range(self.rows)[rows]) if isinstance(rows, slice) else len(rows)
-        return replace(self, rows=count, leaves=leaves, output=output)
+        t = None if self.t is None else self.t[rows]
+        return replace(self, rows=count, leaves=leaves, output=output, t=t)
 
     def without_inputs(self) -> Captured:
         """The output alone, for where inputs need not be copied."""
@@ -74,7 +78,13 @@ class Captured:
         return replace(self, leaves=leaves)
 
     def call(self, module: nn.Module) -> Tensor:
-        """Ask `module`, which may be another one than these inputs are from."""
+        """Ask `module`, which may be another one than these inputs are from.
+
+        Its quantizers are told the rows' timesteps, which the whole denoiser does not now.
+        """
+        if self.t is not None:
+            for context in {quantizer.context for quantizer in quantizers(module).values()}:
+                context.at(self.t)
         args, kwargs = tree_unflatten(self.leaves, self.spec)
         return main_output(module(*args, **kwargs))
 
@@ -94,11 +104,17 @@ class _Stop(Exception):
 
 @dataclass
 class _Recorder:
-    """Hooks of one module; fills tensors that are as long as the whole set."""
+    """Hooks of one module; fills tensors that are as long as the whole set.
+
+    `probed` holds the inputs' lengths at another number of rows, `probe`: tensors with rows grow
+    with them, constants such as position tables do not, whatever their length.
+    """
 
     path: str
     total: int
     outputs: bool
+    probe: int
+    probed: list[int] | None = None
     states: int = 0
     done: int = 0
     kept: Captured | None = None
@@ -107,18 +123,23 @@ class _Recorder:
 
     def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         leaves, self.spec = tree_flatten((args, kwargs))
+        if self.probed is None:
+            self.probed = [len(x) if _has_length(x) else 0 for x in leaves]
+            return
         self.pending = [x.clone() if isinstance(x, Tensor) else x for x in leaves]
         if not self.outputs:
             self.keep(None)
 
     def leave(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        self.keep(main_output(output))
+        if self.pending:
+            self.keep(main_output(output))
 
     def keep(self, output: Tensor | None) -> None:
         rows = self.states
         if self.kept is None:
             own = [
-                isinstance(x, Tensor) and x.ndim > 0 and len(x) % rows == 0 for x in self.pending
+                _has_length(x) and len(x) * self.probe == length * rows
+                for x, length in zip(self.pending, self.probed, strict=True)
             ]
             leaves = [
                 _whole(x, rows, self.total) if o else x
@@ -143,6 +164,10 @@ class _Recorder:
             )
         per_state = len(part) // self.states
         whole[self.done * per_state : self.done * per_state + len(part)] = part
+
+
+def _has_length(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.ndim > 0
 
 
 def _whole(part: Tensor, rows: int, total: int) -> Tensor:
@@ -177,10 +202,11 @@ def capture(
     """
     states.check("calibration")
     model.eval()
-    recorders = {path: _Recorder(path, len(states), outputs) for path in paths}
+    probe = 1 if min(len(states), batch_size) > 1 else 2
+    recorders = {path: _Recorder(path, len(states), outputs, probe) for path in paths}
     handles = _hook(model, recorders, outputs)
     try:
-        for part in states.batches(batch_size):
+        for part in (states[torch.zeros(probe, dtype=torch.int64)], *states.batches(batch_size)):
             for recorder in recorders.values():
                 recorder.states = len(part)
             with contextlib.suppress(_Stop):
@@ -188,7 +214,8 @@ def capture(
     finally:
         for handle in handles:
             handle.remove()
-    return {path: recorder.kept for path, recorder in recorders.items()}
+    t = states.t.detach().cpu().to(torch.float64)
+    return {path: replace(recorder.kept, t=t) for path, recorder in recorders.items()}
 
 
 def _hook(model: nn.Module, recorders: dict[str, _Recorder], outputs: bool) -> list:

@@ -1,8 +1,8 @@
 """StepContext: what a quantizer may know about the moment its layer runs.
 
-The denoiser publishes it with a forward pre-hook: the timestep of every row, that timestep's
-index on the schedule a quantized pipeline is bound to, and the guidance branch. There is one
-context per wrapped denoiser; a deep copy of the denoiser brings its own.
+The denoiser publishes it with a forward pre-hook: the timestep of every row and that timestep's
+index on the schedule a quantized pipeline is bound to. There is one context per wrapped denoiser;
+a deep copy of the denoiser brings its own.
 """
 
 import inspect
@@ -15,19 +15,16 @@ from dqlab.errors import InvalidInputError
 
 
 class StepContext:
-    """Timestep, step index and guidance branch of the rows now running through a denoiser.
+    """Timestep and step index of the rows now running through a denoiser.
 
     Attributes:
         schedule: timesteps of the bound sampler in sampling order, float `[T]`, or None.
-        branches: names of the guidance branches in the order the pipeline stacks them, such as
-            `("uncond", "cond")`; empty without guidance.
         timestep: float `[N]`, one per row of the running (or last) batch; None before the first.
 
     """
 
     def __init__(self) -> None:
         self.schedule: Tensor | None = None
-        self.branches: tuple[str, ...] = ()
         self.timestep: Tensor | None = None
         self._step: Tensor | None = None
 
@@ -45,8 +42,14 @@ class StepContext:
         named = call_arguments(denoiser, args, kwargs)
         sample, time = named[sample_argument(denoiser)], named[time_argument(denoiser)]
         timestep = torch.as_tensor(time).detach().cpu().to(torch.float64).reshape(-1)
-        self.timestep = timestep.expand(len(sample)) if len(timestep) == 1 else timestep
-        self._step = None
+        self.at(timestep.expand(len(sample)) if len(timestep) == 1 else timestep)
+
+    def at(self, timestep: Tensor) -> None:
+        """Say at which timesteps the rows are that run next, float `[N]` on the CPU.
+
+        The denoiser does this itself; a part of it that runs alone must be told.
+        """
+        self.timestep, self._step = timestep, None
 
     @property
     def step(self) -> Tensor:

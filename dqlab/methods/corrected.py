@@ -7,6 +7,7 @@ the correction, and any sampler setting but the one the correction was fitted fo
 under its own class name, so that plain diffusers refuses it instead of dropping the correction.
 """
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable
@@ -130,12 +131,15 @@ def prediction_correction(pipe: Any) -> Callable[[Tensor, States], Tensor] | Non
             "final samples of the same seeds instead."
         )
 
+    scheduler = copy.copy(pipe.scheduler)  # whatever the pipeline's own was last set to
+    scheduler.set_timesteps(corrector.sampler.num_inference_steps)
+
     def correct(eps: Tensor, states: States) -> Tensor:
         found = eps.clone()
         for t in states.t.unique().tolist():
             mine = states.t == t
             x, eta = states.x[mine], corrector.sampler.eta
-            step = corrector.step_at(pipe.scheduler, int(t), x, eta)
+            step = corrector.step_at(scheduler, int(t), x, eta)
             found[mine] = corrector.correction.eps(eps[mine], step)
         return found
 

@@ -69,7 +69,7 @@ class Corrector:
             return None
         t = int(torch.as_tensor(named["timestep"]).reshape(-1)[0])
         step = self.step_at(self.scheduler, t, x, self.sampler.eta)
-        self.edited = x, self.correction.before(x, step)
+        self.edited = x, self.correction.before(x, step).to(x)
         return (), {name: torch.cat([self.edited[1]] * copies), **named}
 
     def step_at(self, scheduler: Any, t: int, x: Tensor, eta: float) -> Step:
@@ -155,14 +155,17 @@ class Corrector:
         copies = len(call["sample"]) // rows
         x = self._sample(call["sample"][:rows])
         step = self.step_at(scheduler, int(call["timestep"]), x, eta)
-        eps = self.correction.eps(call["model_output"][:rows], step)
+        eps = self.correction.eps(call["model_output"][:rows], step).to(call["model_output"])
         call = call | {"sample": x, "model_output": eps, "return_dict": True}
         noise = None
         if eta > 0 and self.correction.edits("sigma", "noise") and step.sigma > 0:
             noise, call = self._noise(step, call)
         output = plain(scheduler, **{k: v for k, v in call.items() if k != "self"})
-        following = output.prev_sample if noise is None else output.prev_sample + noise
-        output.prev_sample = torch.cat([self.correction.after(following, step)] * copies)
+        made = output.prev_sample
+        following = made if noise is None else made + noise.to(made)
+        # Tables are in single precision; the network may not be.
+        repaired = self.correction.after(following, step).to(made)
+        output.prev_sample = torch.cat([repaired] * copies)
         self.fresh = False
         return output
 

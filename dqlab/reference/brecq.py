@@ -6,14 +6,17 @@
 The squared gradient stands for the Hessian's diagonal (equation 10 there).
 """
 
+import torch
 from torch import Tensor
 
 from dqlab.errors import InvalidInputError
 
 
 def block_loss(z_hat: Tensor, z: Tensor, p: float = 2.0) -> Tensor:
-    """L_rec of two outputs `[N, C, ...]`, a scalar."""
-    error = (z_hat - z).square() if p == 2 else (z_hat - z).abs().pow(p)
+    """L_rec of two outputs `[N, C, ...]`, a scalar; single precision at least."""
+    gap = z_hat - z
+    gap = gap.to(torch.promote_types(gap.dtype, torch.float32))
+    error = gap.square() if p == 2 else gap.abs().pow(p)
     return error.sum(1).mean()
 
 

@@ -85,14 +85,34 @@ class States:
             Guided outputs `[R / branches, ...]`, without the channels of a learned variance, and
             the row each one stands for.
 
+        Raises:
+            InvalidInputError: if a state is there in one branch only.
+
         """
         outputs = outputs[:, : self.channels]
-        rows = torch.arange(len(self))
         if not self.branches:
-            return outputs, rows
-        part = {name: self.branch == i for i, name in enumerate(self.branches)}
-        plain, asked = outputs[part["uncond"]], outputs[part["cond"]]
-        return plain + self.guidance_scale * (asked - plain), rows[part["cond"]]
+            return outputs, torch.arange(len(self))
+        unasked, asked = self._pairs()
+        plain = outputs[unasked]
+        return plain + self.guidance_scale * (outputs[asked] - plain), asked
+
+    def _pairs(self) -> tuple[Tensor, Tensor]:
+        """Rows of the two branches of every state side by side, in whatever order they lie."""
+        state = self.step * (self.seed.max() + 1) + self.seed
+        mine = {
+            name: (self.branch == i).nonzero().flatten() for i, name in enumerate(self.branches)
+        }
+        order = {name: state[rows].argsort(stable=True) for name, rows in mine.items()}
+        there = [state[mine[name][order[name]]] for name in ("uncond", "cond")]
+        if not torch.equal(*there):
+            raise InvalidInputError(
+                "Guidance needs both branches of every state, but these rows hold some states in "
+                f"one only ({len(there[0])} rows unconditional, {len(there[1])} conditional). "
+                "Choose rows by step and seed, such as states[states.step == 0]."
+            )
+        partner = torch.empty_like(mine["cond"])
+        partner[order["cond"]] = mine["uncond"][order["uncond"]]
+        return partner, mine["cond"]
 
     @property
     def hash(self) -> str:

@@ -75,6 +75,26 @@ def test_correlated_inputs_are_rounded_one_up_one_down(sizes) -> None:
     assert report.settled == 1
 
 
+def test_half_precision_weights_are_rounded_in_single() -> None:
+    x = torch.randn(256, 1).expand(-1, 2) + 0.05 * torch.randn(256, 2)
+    model = lone_layer(torch.full((1, 2), 0.4), 1.0)
+    model.layer.half()
+    per_channel = Range(torch.ones(1, 1), torch.zeros(1, 1))
+    model.layer.weight_quantizer.set_range(per_channel)
+    settings = Settings(300, 64, rounding_lr=0.05, cosine=False, lam=0.3, quantized_share=0)
+    report = fit_lone(model, x.half(), settings)
+    assert model.layer.weight.dtype is torch.float16
+    assert sorted(model.layer.weight.flatten().tolist()) == pytest.approx([0, 1])
+    assert report.after < report.before
+
+
+def test_losses_of_half_precision_do_not_overflow() -> None:
+    from dqlab.reference.brecq import block_loss
+
+    z = torch.full((2, 1024, 2), 10.0).half()
+    assert float(block_loss(z, 0 * z)) == 1024 * 100
+
+
 def test_soft_rounding_starts_at_the_weight_and_hardens_to_nearest() -> None:
     weight, fmt = torch.randn(5, 7, 3, 3), Affine(4)
     quantizer = Quantizer("w", StepContext())
@@ -221,15 +241,20 @@ def test_without_quantization_the_loss_is_zero() -> None:
 
 
 def test_layer_losses_weigh_nothing_at_weight_zero() -> None:
+    """Zero is the limit of small weights, whose losses are computed but do not count."""
     joint = replace(JOINT["teach"], iterations=10, batch=4)
     results = []
-    for settings in (replace(joint, layer_weight=0.0), replace(joint, layer_weight=0.8)):
-        made = bench(weights=3, activations=8, rows=8)
+    for weight in (0.0, 1e-30, 0.8):
+        made, settings = (
+            bench(weights=3, activations=8, rows=8),
+            replace(joint, layer_weight=weight),
+        )
         reconstruct_all(
             made.student, made.teacher, [made.unit(MID)], made.states, settings, seed=0
         )
         results.append(made.student.get_submodule(f"{MID}.conv1").weight.clone())
-    assert not torch.equal(*results)
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
 
 
 def test_sensitivity_is_the_gradient_of_the_denoisers_error() -> None:

@@ -299,6 +299,43 @@ def test_sqnr_sees_the_corrected_prediction() -> None:
     assert powers["noise"].tolist() == pytest.approx(expected, rel=1e-4)
 
 
+def test_half_precision_stays_half() -> None:
+    """Tables per channel are in single precision and would carry the sample along."""
+
+    class Channels(Correction):
+        kind = "test-channels"
+
+        def eps(self, eps, step):
+            return eps + self.at("by", step)
+
+        noise = after = eps
+
+    pipe = new_pipeline()
+    pipe.unet.half()
+    made = with_correction(pipe, Channels({"by": torch.full((STEPS, 3, 1, 1), 0.1)}), eta=1.0)
+    assert images(made, 1.0).dtype is torch.float16
+
+
+class Alphas(Correction):
+    """Reads the schedule, as corrections of the sampler's variance do."""
+
+    kind = "test-alphas"
+
+    def eps(self, eps, step):
+        return eps * (step.alphas[0] / step.alphas[1])
+
+
+@pytest.mark.parametrize("last", [None, 10])
+def test_sqnr_does_not_depend_on_what_the_pipeline_ran_last(last) -> None:
+    pipe = new_pipeline()
+    states, _ = record(pipe, range(2), sampler())
+    made = with_correction(pipe, Alphas({}))
+    wanted = prediction_correction(made)(states.output, states)
+    made.scheduler.num_inference_steps = last
+    assert torch.equal(prediction_correction(made)(states.output, states), wanted)
+    assert made.scheduler.num_inference_steps == last
+
+
 def test_sqnr_is_refused_for_corrections_of_a_whole_run() -> None:
     with pytest.raises(NotApplicableError, match="final samples"):
         prediction_correction(with_correction(new_pipeline(), Count()))

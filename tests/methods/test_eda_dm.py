@@ -1,13 +1,14 @@
 """EDA-DM as a whole, on the tiny U-Net."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny_models import SAMPLER, STEPS, new_pipeline, pipeline, recorded
 
 from dqlab.errors import InvalidInputError, NotApplicableError
-from dqlab.fit import capture, reconstruct, unit_errors, units_of
+from dqlab.fit import capture, reconstruct, units_of
 from dqlab.fit.profiles import JOINT
 from dqlab.fit.reconstruct import outputs_of
 from dqlab.layers import quantizers
@@ -111,6 +112,32 @@ def test_features_are_the_middle_attentions_input_by_step() -> None:
     torch.testing.assert_close(F[1], seen[0], atol=1e-5, rtol=1e-5)
 
 
+class Sequences(torch.nn.Module):
+    """A network of tokens; its block takes `frames` rows per state."""
+
+    def __init__(self, frames: int):
+        super().__init__()
+        self.frames, self.block = frames, torch.nn.Identity()
+
+    def forward(self, sample, timestep):
+        self.block(sample.repeat_interleave(self.frames, 0))
+        return (sample,)
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_features_of_tokens_have_their_channels_last_and_frames_as_rows(frames) -> None:
+    step, seed = torch.arange(3).repeat_interleave(4), torch.arange(4).repeat(3)
+    x = torch.randn(12, 5, 7)
+    states = States(x, 900 - step, step, seed, x)
+
+    class Job:
+        original, family = Sequences(frames), SimpleNamespace(denoiser=lambda pipe: pipe)
+
+    F = EdaDm(probe="block").features(Job, states, compared=2)
+    assert F.shape == (3, 2 * frames, 7, 5)
+    assert torch.equal(F[1, 0], states.x[4].T)
+
+
 def inner_errors(made, model, unit, inner, states) -> list[float]:
     """Held-out error of every inner layer, the unit fed with full-precision inputs."""
     full = capture(made.teacher, [unit.path], states)[unit.path]
@@ -140,7 +167,6 @@ def test_layer_losses_keep_inner_layers_close() -> None:
         inner = [f"{unit.path}.conv1", f"{unit.path}.time_emb_proj"]
         held_out = recorded()[0]
         fits[weight] = inner_errors(made, made.student, unit, inner, held_out)
-        fits[weight, "block"] = unit_errors(made.student, made.teacher, [unit], held_out)
     assert all(fine < plain for fine, plain in zip(fits[0.8], fits[0.0], strict=True))
 
 
@@ -169,8 +195,6 @@ class _Grab:
         return Recipe((method,), dict.fromkeys(method.moments(), method))
 
     def bench(self):
-        from types import SimpleNamespace
-
         job = self.job
         units = units_of(job.denoiser, job.anatomy.order, job.anatomy.layers)
         return SimpleNamespace(

@@ -210,6 +210,36 @@ def test_models_it_cannot_correct_are_refused() -> None:
         fitted(pipe, new_pipeline(), samples=2)
 
 
+def test_a_velocity_is_no_noise_though_its_scheduler_does_not_say_so() -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    pipe = new_pipeline()
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler()  # whole timesteps at some step counts
+    with pytest.raises(NotApplicableError, match="predicts 'flow'"):
+        fitted(pipe, new_pipeline(), samples=2)
+
+
+@pytest.mark.parametrize("index", [2, 10, 17])
+def test_the_residuals_weight_where_x0_is_clipped(index) -> None:
+    """The direction term alone; lambda is no bound of it in the middle of the chain."""
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(timestep_spacing="trailing", clip_sample=True)
+    scheduler.set_timesteps(20)
+    t = int(scheduler.timesteps[index])
+    a_t, a_p = (scheduler.alphas_cumprod[i].double() for i in (t, t - 50))
+    sigma = scheduler._get_variance(t, t - 50).double().sqrt()
+    x, D = torch.full((1, 1, 1, 1), 9.0).double(), 1e-3
+    ends = [
+        scheduler.step(torch.full_like(x, e), t, x, eta=1.0, variance_noise=0 * x).prev_sample
+        for e in (0.0, D)
+    ]
+    weight = float((ends[1] - ends[0]) / D)
+    assert weight == pytest.approx(float((1 - a_p - sigma**2).sqrt()), rel=1e-3)
+    unclipped = float(paper.ddim_weight(a_t, a_p, sigma, torch.tensor(0.0)).abs())
+    assert (weight > unclipped) == (index == 10)
+
+
 def test_an_ancestral_pipeline_takes_the_prediction_correction() -> None:
     from diffusers import DDPMPipeline, DDPMScheduler
 

@@ -264,6 +264,17 @@ def test_its_fit_alone_has_nothing_to_fit() -> None:
         dqlab.quantize(new_pipeline(), recipe("tdq").only("fit"), 8, 8, sampler=sampler())
 
 
+def test_the_encoding_is_as_wide_as_the_networks_own() -> None:
+    from diffusers import DiTTransformer2DModel
+
+    assert tdq.encoding_width(new_pipeline().unet) == 8
+    dit = DiTTransformer2DModel(
+        2, 8, in_channels=4, num_layers=1, sample_size=4, patch_size=1, num_embeds_ada_norm=10
+    )
+    assert tdq.encoding_width(dit) == 256
+    assert tdq.encoding_width(torch.nn.Linear(2, 2)) == 128
+
+
 def test_options_are_checked() -> None:
     with pytest.raises(InvalidInputError, match="updates=0"):
         recipe("tdq", updates=0)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from dqlab.errors import InvalidInputError
 from dqlab.metrics import (
     bootstrap_mean_sqnr_db,
     error_powers,
@@ -74,6 +75,31 @@ def test_guidance_mixes_the_branches_before_the_error_is_taken() -> None:
     truth, mixed = [3 + 3 * (1 - 3), 4 + 3 * (2 - 4)], [0.1 + 3 * 0.1, 3 * 0.5]
     assert found["signal"].tolist() == pytest.approx([v**2 for v in truth])
     assert found["noise"].tolist() == pytest.approx([v**2 for v in mixed], rel=1e-5)
+
+
+def guided_states() -> States:
+    """Six states in both branches, stacked as a pipeline stacks them: by step, then by branch."""
+    step, seed = torch.arange(3).repeat_interleave(4), torch.tensor([7, 8]).repeat(6)
+    branch = torch.tensor([0, 0, 1, 1]).repeat(3)
+    x = torch.randn(12, 2)
+    return States(
+        x, 10 - step, step, seed, x, branch, branches=("uncond", "cond"), guidance_scale=3.0
+    )
+
+
+def test_the_order_of_guided_rows_does_not_matter() -> None:
+    given = guided_states()
+    network = Answers(lambda x, t: 0.1 * x.flip(1))
+    exact = error_powers(given, network)
+    shuffled = error_powers(given[torch.randperm(12)], network)
+    assert exact["noise"].tolist() == pytest.approx(shuffled["noise"].tolist(), rel=1e-5)
+    assert exact["signal"].tolist() == pytest.approx(shuffled["signal"].tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("rows", [range(11), (0, 1, 6, 7), (2, 3)])
+def test_a_state_in_one_branch_only_is_refused(rows) -> None:
+    with pytest.raises(InvalidInputError, match="both branches of every state"):
+        error_powers(guided_states()[torch.tensor(list(rows))], Answers(lambda x, t: x))
 
 
 def test_batch_size_does_not_matter() -> None:

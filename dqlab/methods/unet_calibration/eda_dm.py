@@ -38,7 +38,11 @@ from dqlab.reference.eda_dm import allocate, density, pairwise_mse, score, varie
 from dqlab.trajectory import States, concatenate, record
 
 CALIBRATION = {"teach": (32, 16, 160), "paper": (512, 64, 1024)}
-"""Trajectories to draw from, trajectories B whose features are compared, samples N."""
+"""Trajectories to draw from, trajectories B whose features are compared, samples N.
+
+The paper takes every sample from a trajectory of its own; here trajectories take turns, for there
+are 512 calibration seeds.
+"""
 
 
 class EdaDm(Method):
@@ -91,18 +95,23 @@ class EdaDm(Method):
         return pick(states, n, torch.Generator().manual_seed(job.seed))
 
     def features(self, job: Job, states: States, compared: int) -> Tensor:
-        """F `[T, B, C, ...]`: the probe's input at every step of the first B trajectories."""
+        """F `[T, B, C, ...]`: the probe's input at every step of the first B trajectories.
+
+        Of token sequences `[B, L, C]` the channels are the last dimension. A trajectory has
+        several rows where guidance branches or frames are folded into the batch.
+        """
         denoiser = job.family.denoiser(job.original)
         probe = self.probe or _middle_attention(denoiser)
         some = states[states.seed < states.seed.unique()[:compared].max() + 1]
-        seen = capture(denoiser, [probe], some, outputs=False)[probe].leaves[0]
+        seen = capture(denoiser, [probe], some, outputs=False)[probe]
         steps = range(int(some.step.max()) + 1)
         if len(steps) < 3:
             raise InvalidInputError(
                 f"A trajectory of {len(steps)} steps has no distribution of steps; sample with at "
                 "least 3."
             )
-        return torch.stack([seen[some.step == i] for i in steps])
+        F = torch.stack([seen.take((some.step == i).nonzero().flatten()).leaves[0] for i in steps])
+        return F.movedim(-1, 2) if F.ndim == 4 else F
 
     def scores(self, F: Tensor) -> Tensor:
         """S `[T]` from features."""

@@ -14,8 +14,10 @@ sampling, at no cost.
     lambda   = (sqrt(1 - a_p - sigma^2) - sqrt(a_p (1 - a_t) / a_t)) / (1 + k)
 
 The residual's variance replaces a part of the sampler's own. With eta = 0 the sampler adds none,
-so only k and mu act. Where the sampler clips x_0, lambda is an upper bound of the residual's
-weight. The network under it may be quantized in any way; the paper's own is BRECQ.
+so only k and mu act. Where the sampler clips x_0, the residual enters through the direction term
+alone, with weight sqrt(1 - a_p - sigma^2) / (1 + k): less than |lambda| at both ends of the chain
+and more in between, which sigma' does not know. The network under it may be quantized in any way;
+the paper's own is BRECQ.
 
 Not included: the paper's step-aware choice of activation bits. It needs a network with a
 bit-width per step; `dqlab.reference.ptqd.step_aware_bits` has its rule.
@@ -143,7 +145,7 @@ class Ptqd(Method):
 
     def correct(self, job: Job) -> Correction:
         """Both networks on the same full-precision trajectories, statistics at every step."""
-        kind = getattr(job.original.scheduler.config, "prediction_type", "epsilon")
+        kind = job.family.predicts(job.original)
         if kind != "epsilon":
             raise NotApplicableError(
                 f"ptqd corrects predicted noise, but this model predicts {kind!r}. Use a model "

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dqlab.errors import InvalidInputError
@@ -155,12 +155,19 @@ class GenerateSteps:
         observe(job, seen)
         values = torch.stack([one.values() for one in seen.values()])
         grids, t = [q.format for q in sites.values()], job.context.schedule
-        # the width of the U-Net's own timestep encoding
-        d = job.denoiser.config.block_out_channels[0]
+        d = encoding_width(job.denoiser)
         networks = fit_networks(values, grids, t, d, self.updates, job.seed)
         table = networks(t).detach().to(job.calibration.x)
         for quantizer, s in zip(sites.values(), table, strict=True):
             quantizer.set_range(Range(s, torch.zeros_like(s)), per_step=True)
+
+
+def encoding_width(denoiser: nn.Module) -> int:
+    """Width of the network's own timestep encoding; the paper's 128 for one that shows none."""
+    from diffusers.models.embeddings import Timesteps
+
+    found = (m.num_channels for m in denoiser.modules() if isinstance(m, Timesteps))
+    return next(found, 128)
 
 
 class _SiluOutputs(TorchFunctionMode):
