@@ -4,7 +4,7 @@ from dqlab.metrics.artefacts import artefacts, summarise_artefacts
 from dqlab.metrics.cost import Cost, cost
 from dqlab.metrics.fidelity import prompt_fidelity
 from dqlab.metrics.frechet import features, frechet_distance, frechet_with_error
-from dqlab.metrics.intervals import bootstrap_median, bootstrap_ratio, wilson
+from dqlab.metrics.intervals import bootstrap_median, bootstrap_ratio, median, wilson
 from dqlab.metrics.paired import PairedError, paired_error
 from dqlab.metrics.sqnr import (
     bootstrap_gain_db,
@@ -30,6 +30,7 @@ __all__ = [
     "frechet_distance",
     "frechet_with_error",
     "mean_sqnr_db",
+    "median",
     "paired_error",
     "prompt_fidelity",
     "sqnr_intervals",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.errors import InvalidInputError
-from dqlab.metrics.intervals import bootstrap_median
+from dqlab.metrics.intervals import bootstrap_median, median
 
 SATURATED = 2 / 255
 """A value this close to 0 or 1 counts as saturated."""
@@ -73,7 +73,7 @@ def summarise_artefacts(pairs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for name, described in MEASURES.items():
         values = torch.tensor(pairs[name].to_numpy())
-        rows.append((name, *described, float(values.median()), *bootstrap_median(values)))
+        rows.append((name, *described, float(median(values)), *bootstrap_median(values)))
     columns = ["measure", "artefact", "how", "of_a_copy", "median", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
 

@@ -10,9 +10,18 @@ DRAWS = 500
 _Z = 1.959964  # 97.5 % quantile of the normal distribution, for `LEVEL`
 
 
+def median(values: Tensor) -> Tensor:
+    """Median along the last dimension; of an even number, the mean of the middle two.
+
+    `torch.median` gives the lower of the two, which reads too low.
+    """
+    ordered, count = values.sort(-1).values, values.shape[-1]
+    return (ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2
+
+
 def bootstrap_median(values: Tensor, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
     """Percentile-bootstrap interval of the median of `values` `[N]`."""
-    return _ends(values[_picks(len(values), draws, seed)].median(1).values)
+    return _ends(median(values[_picks(len(values), draws, seed)]))
 
 
 def bootstrap_ratio(
@@ -20,7 +29,7 @@ def bootstrap_ratio(
 ) -> tuple[float, float]:
     """Interval of median(ours) / median(theirs), both `[N]`, pair i belonging to one seed."""
     picks = _picks(len(ours), draws, seed)
-    top, bottom = (x[picks].median(1).values for x in (ours.double(), theirs.double()))
+    top, bottom = (median(x[picks]) for x in (ours.double(), theirs.double()))
     # Two exact copies are alike; something against an exact copy is infinitely worse.
     return _ends(torch.where(top == bottom, 1.0, top / bottom))
 

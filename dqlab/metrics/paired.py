@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dqlab.errors import InvalidInputError
-from dqlab.metrics.intervals import bootstrap_median, wilson
+from dqlab.metrics.intervals import bootstrap_median, median, wilson
 from dqlab.models.classifier import HEADS, AttributeClassifier, load_classifier
 
 
@@ -29,7 +29,7 @@ class PairedError:
     @property
     def median(self) -> float:
         """Median over pairs."""
-        return float(self.mse.median())
+        return float(median(self.mse))
 
     def interval(self) -> tuple[float, float]:
         """95 % interval of the median."""

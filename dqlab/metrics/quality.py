@@ -22,6 +22,7 @@ from dqlab.metrics.frechet import (
     frechet_with_error,
     stored_features,
 )
+from dqlab.metrics.intervals import median
 from dqlab.metrics.restoration import code_quality, measure_super_resolution, psnr
 from dqlab.metrics.sampling import sample
 from dqlab.metrics.video import measure_video_features, measure_video_model
@@ -125,7 +126,7 @@ def measure_autoencoder(folder: Path) -> dict[str, Any]:
     decoded = torch.cat(parts).clamp(-1, 1)
     per_image = psnr(decoded, real)
     return {
-        "psnr_db_median": round(float(per_image.median()), 2),
+        "psnr_db_median": round(float(median(per_image)), 2),
         "psnr_db_mean": round(float(per_image.mean()), 2),
         "frechet": frechet_against_train(decoded / 2 + 0.5, real, classifier),
         "agreement": _rounded(prompt_fidelity(decoded / 2 + 0.5, shown, classifier)),

@@ -11,6 +11,7 @@ from torch import Tensor
 from dqlab.formats import Affine, Range
 from dqlab.methods.method import MOMENTS
 from dqlab.methods.papers import categories, papers
+from dqlab.metrics import median
 from dqlab.paths import ROOT
 from dqlab.phenomena import levels, schedule, verdicts
 from dqlab.ranges import min_max
@@ -42,8 +43,8 @@ def bits_explorer(pictures: Mapping[tuple[int, int], Tensor], options: Sequence[
 
     def compute(weights: int, activations: int) -> dict:
         made = pictures[weights, activations]
-        median = float((made - exact).square().flatten(1).mean(1).median())
-        words = f"W{weights}A{activations}: median squared error {median:.2g} to full precision."
+        middle = float(median((made - exact).square().flatten(1).mean(1)))
+        words = f"W{weights}A{activations}: median squared error {middle:.2g} to full precision."
         return {"made": made, "words": words}
 
     return Explorer(

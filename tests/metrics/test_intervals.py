@@ -12,6 +12,7 @@ from dqlab.metrics import (
     bootstrap_mean_sqnr_db,
     bootstrap_median,
     bootstrap_ratio,
+    median,
     sqnr_intervals,
     sqnr_per_step,
     summarise_artefacts,
@@ -35,6 +36,12 @@ def test_wilson_at_known_points() -> None:
     low, high = wilson(0.5, 20)
     assert low + high == pytest.approx(1)
     assert high - low == pytest.approx(math.sqrt(z2 / (20 + z2)))
+
+
+def test_median_of_an_even_number_lies_in_the_middle() -> None:
+    assert median(torch.tensor([1.0, 0.0, 1.0, 0.0])) == 0.5
+    assert median(torch.tensor([[3.0, 1.0, 2.0], [9.0, 7.0, 8.0]])).tolist() == [2.0, 8.0]
+    assert math.isinf(median(torch.tensor([0.0, math.inf, math.inf, math.inf])))
 
 
 def test_median_of_equal_values_is_certain() -> None:
