@@ -199,8 +199,14 @@ def _readable(images: Tensor) -> bool:
 
 
 def _artefacts(reference: Tensor, images: Tensor) -> pd.DataFrame:
-    """One row per pair; that of a video `[F, 3, H, W]` is the mean over its frames."""
-    found = artefacts(reference.flatten(0, -4), images.flatten(0, -4))
+    """One row per pair; that of a video `[F, 3, H, W]` is the mean over its frames.
+
+    Pictures without three colours are judged as grey ones.
+    """
+    frames = [x.flatten(0, -4) for x in (reference, images)]
+    if reference.shape[-3] != 3:
+        frames = [x.mean(1, keepdim=True).expand(-1, 3, -1, -1) for x in frames]
+    found = artefacts(*frames)
     return found.groupby(found.index // (len(found) // len(images))).mean()
 
 
