@@ -3,6 +3,8 @@
 import hashlib
 import importlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -197,21 +199,39 @@ def open_folder(folder: Path, options: dict[str, Any], pipeline: str = "", **com
         CheckpointError: with what is wrong and what to do.
 
     """
-    from diffusers.utils import logging
-
-    logging.disable_progress_bar()
     given = {k: v for k, v in options.items() if k in ("dtype", "variant")}
     index = _index(folder)
     # diffusers wants to be told again which parts a pipeline was saved without
     absent = {name: None for name, kind in index.items() if kind == [None, None]}
     try:
-        pipe = find_class(pipeline or index["_class_name"]).from_pretrained(
-            folder, use_safetensors=True, **absent | components | given
-        )
+        with _quiet():
+            pipe = find_class(pipeline or index["_class_name"]).from_pretrained(
+                folder, use_safetensors=True, **absent | components | given
+            )
     except Exception as error:
         raise CheckpointError(_not_opened(folder, error)) from error
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars for small files and no remarks on packages that nobody needs."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    loggers = [of_diffusers, of_transformers]
+    before = [(x.get_verbosity(), x.is_progress_bar_enabled()) for x in loggers]
+    for logger in loggers:
+        logger.disable_progress_bar()
+        logger.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for logger, (verbosity, bars) in zip(loggers, before, strict=True):
+            logger.set_verbosity(verbosity)
+            if bars:
+                logger.enable_progress_bar()
 
 
 def _index(folder: Path) -> dict[str, Any]:

@@ -213,3 +213,15 @@ def test_a_pipeline_with_its_weights_at_the_top_opens(tmp_path) -> None:
 def test_options_that_could_run_code_are_refused(option) -> None:
     with pytest.raises(InvalidInputError, match=rf"{option}=True is no option of load"):
         dqlab.load("nobody/tiny", **{option: True})
+
+
+def test_opening_says_nothing_and_leaves_the_loggers_as_they_were(capfd) -> None:
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    loggers = (of_diffusers, of_transformers)
+    before = [(x.get_verbosity(), x.is_progress_bar_enabled()) for x in loggers]
+    dqlab.load("latent-unet")
+    assert capfd.readouterr() == ("", "")
+    after = [(x.get_verbosity(), x.is_progress_bar_enabled()) for x in loggers]
+    assert after == before
