@@ -132,7 +132,10 @@ class Correction:
         return eps
 
     def sigma(self, sigma: Tensor, step: Step) -> Tensor:
-        """The standard deviation the direction term is computed with; called if it is not 0."""
+        """The standard deviation in the direction term: a scalar, or one per channel `[C, 1, ..]`.
+
+        Called if `sigma`, the sampler's own, is not 0.
+        """
         return sigma
 
     def noise(self, noise: Tensor, step: Step) -> Tensor:

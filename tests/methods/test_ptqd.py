@@ -1,6 +1,15 @@
 import pytest
 import torch
-from tiny_diffusion import STEPS, count_calls, images, new_pipeline, sampler, with_correction
+from tiny_diffusion import (
+    STEPS,
+    count_calls,
+    images,
+    job_of,
+    new_pipeline,
+    sampler,
+    tilted,
+    with_correction,
+)
 
 import dqlab
 from dqlab import recipe, seeds
@@ -25,31 +34,9 @@ def correction(direction: str = "original", **values) -> PtqdCorrection:
     return PtqdCorrection(tables(**values), sigma_in_direction=direction)
 
 
-def tilted(pipe, slope: float, bias: tuple, spread: float):
-    """Make the network's answer (1 + slope) eps + bias_c + spread n: a known kind of error."""
-    generator = torch.Generator().manual_seed(3)
-
-    def hook(module, args, output):
-        noise = torch.randn(output.sample.shape, generator=generator)
-        shift = torch.tensor(bias).reshape(1, 3, 1, 1)
-        output.sample = output.sample * (1 + slope) + shift + spread * noise
-        return output
-
-    pipe.unet.register_forward_hook(hook)
-
-
 def fitted(pipe, replaced, **options):
     """The correction PTQD finds when `replaced` is what quantization made of `pipe`."""
-    from dqlab.layers import StepContext, common_policy
-    from dqlab.methods.job import Job
-    from dqlab.models.families import PIXEL_UNET, Sampler
-
-    context = StepContext()
-    context.bind(torch.tensor([999.0, 666.0, 332.0]))
-    policy = common_policy("conv_in", "conv_out")
-    setting = Sampler(STEPS)
-    job = Job(pipe, replaced.unet, PIXEL_UNET, None, setting, 4, 4, policy, context=context)
-    return Ptqd(**options).correct(job)
+    return Ptqd(**options).correct(job_of(pipe, replaced))
 
 
 def test_streaming_sums_equal_two_passes() -> None:

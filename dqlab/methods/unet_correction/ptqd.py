@@ -26,18 +26,13 @@ import warnings
 import torch
 from torch import Tensor
 
-from dqlab import seeds
-from dqlab.errors import InvalidInputError, NotApplicableError
+from dqlab.errors import InvalidInputError
 from dqlab.methods.correction import Correction, Step
 from dqlab.methods.job import Job
 from dqlab.methods.method import Method, Paper
+from dqlab.methods.predictions import check_predicts_noise, check_samples, paired_predictions
 from dqlab.models.families import Family
 from dqlab.reference import ptqd as paper
-from dqlab.trajectory import record, replay
-
-BATCH = 32
-SAMPLES = {"teach": 64, "paper": len(seeds.CALIBRATION)}
-"""Trajectories behind the statistics; the paper has 1,024, dqlab's calibration seeds are 512."""
 
 
 class PredictionCorrection(Correction):
@@ -104,7 +99,8 @@ class Ptqd(Method):
         sigma_in_direction: "original", where the noise adds up exactly, or "updated", which puts
             the reduced sigma into the direction term too, as the released sampler does.
         signed: keep negative slopes, which the paper sets to zero.
-        samples: trajectories behind the statistics; default 64 ("teach") or 512 ("paper").
+        samples: trajectories behind the statistics; default 64 ("teach") or 512
+            ("paper"; the paper itself has 1,024).
 
     """
 
@@ -127,8 +123,7 @@ class Ptqd(Method):
             raise InvalidInputError(
                 f"sigma_in_direction={sigma_in_direction!r}; choose 'original' or 'updated'."
             )
-        if samples is not None and not 2 <= samples <= len(seeds.CALIBRATION):
-            raise InvalidInputError(f"samples={samples}; choose 2 to {len(seeds.CALIBRATION)}.")
+        check_samples(samples)
         self.vsc, self.sigma_in_direction = vsc, sigma_in_direction
         self.signed, self.samples = signed, samples
 
@@ -143,21 +138,10 @@ class Ptqd(Method):
 
     def correct(self, job: Job) -> Correction:
         """Both networks on the same full-precision trajectories, statistics at every step."""
-        kind = getattr(job.original.scheduler.config, "prediction_type", "epsilon")
-        if kind != "epsilon":
-            raise NotApplicableError(
-                f"ptqd corrects predicted noise, but this model predicts {kind!r}. Use a model "
-                "whose scheduler has prediction_type='epsilon'."
-            )
+        check_predicts_noise(job, self.slug)
         sums = [Sums() for _ in job.context.schedule]
-        chosen = seeds.CALIBRATION[: self.samples or SAMPLES[job.profile]]
-        for start in range(0, len(chosen), BATCH):
-            states = record(job.original, chosen[start : start + BATCH], job.sampler)[0]
-            eps, rows = states.guided(states.output)
-            D = states.guided(replay(job.denoiser, states))[0] - eps
-            for index, one in enumerate(sums):
-                mine = states.step[rows] == index
-                one.add(eps[mine], D[mine])
+        for index, eps, eps_q in paired_predictions(job, self.samples):
+            sums[index].add(eps, eps_q - eps)
         return self._tables(sums)
 
     def _tables(self, sums: list[Sums]) -> Correction:
