@@ -4,6 +4,7 @@ from dqlab.layers.context import StepContext
 from dqlab.layers.explore import Anatomy, explore
 from dqlab.layers.policy import Policy, Rule, common_policy
 from dqlab.layers.quantizer import Quantizer
+from dqlab.layers.smooth import smooth_layer
 from dqlab.layers.split import SplitQuantizer, concatenations, split_layer
 from dqlab.layers.wrap import QuantizedAttention, QuantizedLayer, quantizers
 
@@ -20,5 +21,6 @@ __all__ = [
     "concatenations",
     "explore",
     "quantizers",
+    "smooth_layer",
     "split_layer",
 ]
