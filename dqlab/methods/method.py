@@ -139,6 +139,10 @@ class Method:
         """Repair nothing while sampling."""
         return None
 
+    def acts(self) -> tuple[str, ...]:
+        """The moments at which it acts with the options it has; usually all of `moments`."""
+        return self.moments()
+
     @classmethod
     def moments(cls) -> tuple[str, ...]:
         """The moments this class overrides, read off the class itself."""

@@ -173,7 +173,7 @@ def recipe(name: str, **options: Any) -> Recipe:
     _check_types(cls, options)
     method = cls(**options)
     method.options = {k: v for k, v in options.items() if not _default(parameters, k, v)}
-    return Recipe((method,), dict.fromkeys(method.moments(), method))
+    return Recipe((method,), dict.fromkeys(method.acts(), method))
 
 
 def _check_types(cls: type, options: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from dqlab.methods.method import MOMENTS
 from dqlab.methods.registry import all_methods, describe
 from dqlab.methods.unet_dynamic import tdq
 
-ACTS = {slug: cls.moments() for slug, cls in all_methods().items()}
+ACTS = {slug: cls().acts() for slug, cls in all_methods().items()}
 PAIRS = list(combinations(ACTS, 2))
 
 ADDS = {slug: cls.adds for slug, cls in all_methods().items()}
@@ -87,6 +87,12 @@ def test_softmax_bias_correction_adds_to_every_other_method(base, first) -> None
     below = pair[1].owners.get("place")
     assert owner.beneath is below
     assert set(made.only("place").slug.split(" | ")) == {owner.slug, *([base] if below else [])}
+
+
+def test_ptqd_adds_to_what_was_placed_only_if_it_chooses_bits() -> None:
+    base = recipe("q-diffusion")
+    assert (base | recipe("ptqd")).owners["place"] is base.owners["place"]
+    assert (base | recipe("ptqd", fewest=4)).owners["place"].beneath is base.owners["place"]
 
 
 def test_an_added_to_moment_still_clashes_with_a_third_method() -> None:
