@@ -118,6 +118,9 @@ def test_corrections_at_work_on_a_network_that_another_method_made(chosen, kind)
     both = dqlab.quantize(pipe, base | chosen, 4, 4, sampler=sampler())
     alone = dqlab.quantize(pipe, base, 4, 4, sampler=sampler())
     assert both.corrector.correction.kind == kind
+    for other in ({"steps": 4}, {"eta": 1.0}):
+        with pytest.raises(InvalidInputError, match="This correction was fitted for"):
+            images(both, **other)
     state, plain = both.unet.state_dict(), alone.unet.state_dict()
     softmax = (
         "softmax-bias-correction" in both.unet.config["quantization_config"]["recipe"]["methods"]

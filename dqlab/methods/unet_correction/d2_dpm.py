@@ -107,7 +107,7 @@ class D2Dpm(Method):
             the direction term, where the variances then add up.
         trim: leave out errors beyond so many standard deviations; None keeps all.
         samples: trajectories behind the statistics; default 64 ("teach") or 512 ("paper"; the
-            released code has 1,024).
+            released code has 1,024). Predictions of all of them are held in memory at once.
 
     """
 
