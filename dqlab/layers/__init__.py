@@ -5,6 +5,7 @@ from dqlab.layers.explore import Anatomy, explore
 from dqlab.layers.inject import ChannelOutliers, ShortcutImbalance, TimestepDrift
 from dqlab.layers.policy import Policy, Rule, common_policy
 from dqlab.layers.quantizer import Quantizer
+from dqlab.layers.smooth import smooth_layer
 from dqlab.layers.split import SplitQuantizer, concatenations, split_layer
 from dqlab.layers.wrap import QuantizedAttention, QuantizedLayer, quantizers
 
@@ -24,5 +25,6 @@ __all__ = [
     "concatenations",
     "explore",
     "quantizers",
+    "smooth_layer",
     "split_layer",
 ]

@@ -19,6 +19,8 @@ from dqlab.layers.quantizer import Quantizer
 from dqlab.layers.split import MARK, SplitQuantizer
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+DIVISOR = "channel_divisor"
+"""Buffer of a layer whose input channels are divided first; see `dqlab.layers.smooth`."""
 ATTENTION_OPERANDS = ("q", "k", "v", "p")
 
 
@@ -32,7 +34,11 @@ class QuantizedLayer(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """The layer's output on quantized operands; the argument has torch's name for it."""
-        return self.operate(self.input_quantizer(input), self.quantized_weight())
+        return self.operate(self.input_quantizer(self._divided(input)), self.quantized_weight())
+
+    def _divided(self, x: Tensor) -> Tensor:
+        S = getattr(self, DIVISOR, None)
+        return x if S is None else x / S.reshape(-1, *[1] * (self.weight.ndim - 2))
 
     def quantized_weight(self) -> Tensor:
         """The weight as the layer uses it."""

@@ -143,4 +143,5 @@ def prediction_correction(pipe: Any) -> Callable[[Tensor, States], Tensor] | Non
             found[mine] = corrector.correction.eps(eps[mine], step)
         return found
 
+    corrector.start()  # what draws at random draws the same whenever it is measured
     return correct

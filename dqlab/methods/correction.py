@@ -13,7 +13,9 @@ and it asks the network itself only through `Step.predict`, as often as it decla
 `dqlab.methods.corrected` binds it to a pipeline.
 """
 
+import copy
 import hashlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -74,6 +76,21 @@ class Step:
         variance = self.scheduler._get_variance(self.t, self._previous())
         return self.eta * variance**0.5
 
+    def follow(self, eps: Tensor) -> Tensor:
+        """The next sample if the scheduler were given `eps`; nothing of the run changes.
+
+        Noise of a stochastic sampler comes from `generator`.
+        """
+        trial = copy.copy(self.scheduler)
+        for name, value in vars(self.scheduler).items():
+            if isinstance(value, list):  # what a multistep scheduler remembers
+                setattr(trial, name, list(value))
+        plain = type(trial).step.__wrapped__
+        more = {"eta": self.eta, "generator": self.generator}
+        taken = inspect.signature(plain).parameters
+        more = {name: value for name, value in more.items() if name in taken}
+        return plain(trial, eps, self.t, self.x, **more).prev_sample
+
     def _previous(self) -> int:
         scheduler = self.scheduler
         return self.t - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
@@ -132,7 +149,10 @@ class Correction:
         return eps
 
     def sigma(self, sigma: Tensor, step: Step) -> Tensor:
-        """The standard deviation the direction term is computed with; called if it is not 0."""
+        """The standard deviation in the direction term: a scalar, or one per channel `[C, 1, ..]`.
+
+        Called if `sigma`, the sampler's own, is not 0.
+        """
         return sigma
 
     def noise(self, noise: Tensor, step: Step) -> Tensor:

@@ -194,6 +194,16 @@ class Corrector:
             )
         noise = self.correction.noise(sigma * z, step)
         inside = self.correction.sigma(sigma, step)
-        eta = call["eta"] if torch.equal(inside, sigma) else call["eta"] * float(inside / sigma)
-        silent = {"eta": eta, "generator": None, "variance_noise": torch.zeros_like(z)}
+        silent = {"generator": None, "variance_noise": torch.zeros_like(z)}
+        if inside.numel() > 1:  # the scheduler has one eta, channels have a sigma each
+            return noise + _direction(step, inside, eps) - _direction(step, sigma, eps), (
+                call | silent
+            )
+        if not torch.equal(inside, sigma):
+            silent["eta"] = call["eta"] * float(inside / sigma)
         return noise, call | silent
+
+
+def _direction(step: Step, sigma: Tensor, eps: Tensor) -> Tensor:
+    """The direction term of a DDIM step, sqrt(1 - a_p - sigma^2) eps."""
+    return (1 - step.alphas[1] - sigma**2).clamp(min=0).sqrt().to(eps) * eps

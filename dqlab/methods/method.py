@@ -7,6 +7,7 @@ fit         which parameters are learned, against which loss?
 correct     what is repaired while sampling?
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -86,8 +87,23 @@ class Method:
         "activations": range(2, 9),
     }
     """Integer bit-widths the method is defined for; format names such as "fp8" also work."""
+    adds: ClassVar[tuple[str, ...]] = ()
+    """Moments at which this method works on what another one did there, instead of clashing."""
+    beneath: "Method | None" = None
+    """That other method, once they are combined."""
     options: Mapping[str, Any] = MappingProxyType({})
     """What `recipe` was asked for and is not the default."""
+
+    @property
+    def under(self) -> "Method":
+        """What a method that adds to a moment starts from: the one beneath, or plain rounding."""
+        return self.beneath or Method()
+
+    def on(self, base: "Method") -> "Method":
+        """A copy at work on what `base` does, at a moment this method `adds` to."""
+        made = copy.copy(self)
+        made.beneath = base
+        return made
 
     def unfit(self, family: Family) -> str | None:
         """Why this method cannot work on a family's models, or None if it can."""
@@ -122,6 +138,10 @@ class Method:
     def correct(self, job: Job) -> Any:
         """Repair nothing while sampling."""
         return None
+
+    def acts(self) -> tuple[str, ...]:
+        """The moments at which it acts with the options it has; usually all of `moments`."""
+        return self.moments()
 
     @classmethod
     def moments(cls) -> tuple[str, ...]:

@@ -28,15 +28,12 @@ class Recipe:
     owners: dict[str, Method] = field(default_factory=dict)
 
     def __or__(self, other: "Recipe | str") -> "Recipe":
-        """Both; raises InvalidInputError where both act at the same moment."""
+        """Both; raises InvalidInputError where both act at one moment and neither adds to it."""
         other = as_recipe(other)
+        owners = self.owners | other.owners
         for moment in (m for m in MOMENTS if m in self.owners and m in other.owners):
-            mine, theirs = self.owners[moment].slug, other.owners[moment].slug
-            raise InvalidInputError(
-                f"{mine} and {theirs} both act at the moment {moment!r}. Drop it from one: "
-                f"recipe({mine!r}).without({moment!r}) | recipe({theirs!r})."
-            )
-        return Recipe(self.methods + other.methods, self.owners | other.owners)
+            owners[moment] = _together(self.owners[moment], other.owners[moment], moment)
+        return Recipe(self.methods + other.methods, owners)
 
     def only(self, *moments: str) -> "Recipe":
         """Act at the given moments alone; at none, which is plain rounding, if none is given.
@@ -59,7 +56,8 @@ class Recipe:
         return self._keep({m: o for m, o in self.owners.items() if m not in moments})
 
     def _keep(self, owners: dict[str, Method]) -> "Recipe":
-        methods = tuple(m for m in self.methods if m in owners.values())
+        acting = {m.slug for owner in owners.values() for m in _stack(owner)}
+        methods = tuple(m for m in self.methods if m.slug in acting)
         return Recipe(methods or (find("rtn")(),), owners)
 
     def __getattr__(self, name: str) -> Any:
@@ -76,7 +74,10 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: method slugs, their options where not the default, and who acts when."""
-        owners = {moment: method.slug for moment, method in self.owners.items()}
+        owners = {
+            moment: " + ".join(m.slug for m in _stack(owner))
+            for moment, owner in self.owners.items()
+        }
         options = [
             {k: plain_option(m.options[k]) for k in sorted(m.options)} for m in self.methods
         ]
@@ -91,6 +92,23 @@ class Recipe:
                 )
             for name, bits in (("weights", weights), ("activations", activations)):
                 _check_bits(method, name, bits)
+
+
+def _stack(owner: Method) -> list[Method]:
+    """The method that acts at a moment and the one it adds to, that one first."""
+    return [m for m in (owner.beneath, owner) if m is not None]
+
+
+def _together(mine: Method, theirs: Method, moment: str) -> Method:
+    """The one that adds to what the other does at `moment`, at work on it."""
+    for upper, lower in ((theirs, mine), (mine, theirs)):
+        if moment in upper.adds and upper.beneath is None and moment not in lower.adds:
+            return upper.on(lower)
+    first, second = _stack(mine)[0].slug, _stack(theirs)[0].slug
+    raise InvalidInputError(
+        f"{first} and {second} both act at the moment {moment!r}. Drop it from one: "
+        f"recipe({first!r}).without({moment!r}) | recipe({second!r})."
+    )
 
 
 def plain_option(value: Any) -> Any:
@@ -155,7 +173,7 @@ def recipe(name: str, **options: Any) -> Recipe:
     _check_types(cls, options)
     method = cls(**options)
     method.options = {k: v for k, v in options.items() if not _default(parameters, k, v)}
-    return Recipe((method,), dict.fromkeys(method.moments(), method))
+    return Recipe((method,), dict.fromkeys(method.acts(), method))
 
 
 def _check_types(cls: type, options: dict[str, Any]) -> None:

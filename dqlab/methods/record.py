@@ -12,6 +12,7 @@ from dqlab import __version__
 from dqlab.errors import InvalidInputError, NotApplicableError
 from dqlab.layers import QuantizedLayer, SplitQuantizer, quantizers
 from dqlab.layers.policy import plain_bits
+from dqlab.layers.smooth import smoothed
 from dqlab.methods.correction import Correction, describe_correction
 from dqlab.methods.job import Job
 from dqlab.models.families import family_of
@@ -43,6 +44,7 @@ def write_record(job: Job, seconds: float, correction: Correction | None = None)
         "layers": job.anatomy.layers,
         "attentions": job.anatomy.attentions,
         "splits": splits(job.denoiser),
+        "smoothed": smoothed(job.denoiser),
         "uncovered": job.anatomy.uncovered,
         "formats": {s: q.format.to_dict() for s, q in sites.items() if q.format},
         "per_step": [s for s, q in sites.items() if q.per_step],

@@ -74,7 +74,7 @@ def describe() -> list[dict[str, Any]]:
                 "venue": paper.venue,
                 "arxiv": paper.arxiv,
                 "category": cls.category,
-                "moments": list(cls.moments()),
+                "moments": list(method.acts()),
                 "kind": cls.kind,
                 "applies_to": [f.name for f in FAMILIES if method.unfit(f) is None],
             }

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dqlab.errors import CheckpointError, InvalidInputError
 from dqlab.formats import Format
 from dqlab.layers import StepContext, quantizers, split_layer
+from dqlab.layers.smooth import expect_divisor
 from dqlab.methods.corrected import PREFIX, corrected
 from dqlab.methods.correction import restore_correction
 from dqlab.methods.corrector import Corrector
@@ -165,6 +166,8 @@ def _wrapped(denoiser: nn.Module, record: dict[str, Any]) -> nn.Module:
     nn.Module.to(denoiser, getattr(torch, record["dtype"]))  # diffusers' own warns of fp32 parts
     for path, sizes in record["splits"].items():
         split_layer(denoiser.get_submodule(path), sizes, path)
+    for path in record.get("smoothed", []):  # none in older saves
+        expect_divisor(denoiser.get_submodule(path))
     wrap_sites(denoiser, StepContext(), record["layers"], record["attentions"])
     sites = quantizers(denoiser)
     for site, described in record["formats"].items():

@@ -174,11 +174,15 @@ def _place(job: Job) -> None:
 def _corrected(job: Job):
     """The pipeline around the finished network, with the recipe's correction if it has one."""
     correction = job.recipe.correct(job)
-    result = _with_denoiser(job.original, job.family, job.denoiser)
     if correction is None:
-        return result
+        return _with_denoiser(job.original, job.family, job.denoiser)
     corrector = Corrector(correction, job.family, job.sampler, job.context.schedule, job.seed)
-    return corrected(result, corrector)
+    return with_corrector(job, corrector)
+
+
+def with_corrector(job: Job, corrector: Corrector):
+    """The pipeline around the network as it is, with a correction at work."""
+    return corrected(_with_denoiser(job.original, job.family, job.denoiser), corrector)
 
 
 def wrap(job: Job) -> None:

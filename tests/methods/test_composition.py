@@ -10,19 +10,34 @@ from dqlab.methods.method import MOMENTS
 from dqlab.methods.registry import all_methods, describe
 from dqlab.methods.unet_dynamic import tdq
 
-ACTS = {slug: cls.moments() for slug, cls in all_methods().items()}
+ACTS = {slug: cls().acts() for slug, cls in all_methods().items()}
 PAIRS = list(combinations(ACTS, 2))
+
+ADDS = {slug: cls.adds for slug, cls in all_methods().items()}
+CORRECTIONS = ("ptqd", "d2-dpm", "tac-diffusion", "qncd")
 
 # What is known to combine, and where those that do not meet.
 TABLE = {
     ("rtn", "ptqd"): (),
     ("rtn", "tdq"): (),
     ("ptqd", "tdq"): (),
+    ("d2-dpm", "q-diffusion"): (),
+    ("d2-dpm", "eda-dm"): (),
+    ("tac-diffusion", "tdq"): (),
+    ("qncd", "tdq"): (),
+    ("qncd", "q-diffusion"): ("reshape",),
+    ("softmax-bias-correction", "tdq"): (),
+    ("softmax-bias-correction", "q-diffusion"): (),
+    ("softmax-bias-correction", "qncd"): (),
+    ("softmax-bias-correction", "ptqd"): (),
+    **{pair: ("correct",) for pair in combinations(CORRECTIONS, 2)},
 }
 
 
 def clashes(first: str, second: str) -> tuple[str, ...]:
-    return tuple(m for m in MOMENTS if m in ACTS[first] and m in ACTS[second])
+    """Moments at which both act, unless one of them adds to what the other does there."""
+    met = (m for m in MOMENTS if m in ACTS[first] and m in ACTS[second])
+    return tuple(m for m in met if (m in ADDS[first]) == (m in ADDS[second]))
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="|".join)
@@ -53,7 +68,68 @@ def test_moments_are_what_the_papers_are_about() -> None:
     assert {row["slug"]: tuple(row["moments"]) for row in describe()} == ACTS
 
 
-@pytest.mark.parametrize("slug", ["ptqd", "tdq"])
+@pytest.mark.parametrize("correction", CORRECTIONS)
+@pytest.mark.parametrize("base", [slug for slug in ACTS if "correct" not in ACTS[slug]])
+def test_every_correction_runs_on_every_other_method(base, correction) -> None:
+    """At the moment it is named after; QNCD's rewrite is another matter."""
+    made = recipe(base) | recipe(correction).only("correct")
+    assert made.owners["correct"].slug == correction
+    assert made.slug == f"{base} | {correction}"
+
+
+@pytest.mark.parametrize("base", [slug for slug in ACTS if slug != "softmax-bias-correction"])
+@pytest.mark.parametrize("first", [True, False])
+def test_softmax_bias_correction_adds_to_every_other_method(base, first) -> None:
+    pair = [recipe("softmax-bias-correction"), recipe(base)]
+    made = pair[0] | pair[1] if first else pair[1] | pair[0]
+    owner = made.owners["place"]
+    assert owner.slug == "softmax-bias-correction"
+    below = pair[1].owners.get("place")
+    assert owner.beneath is below
+    assert set(made.only("place").slug.split(" | ")) == {owner.slug, *([base] if below else [])}
+
+
+def test_ptqd_adds_to_what_was_placed_only_if_it_chooses_bits() -> None:
+    base = recipe("q-diffusion")
+    assert (base | recipe("ptqd")).owners["place"] is base.owners["place"]
+    assert (base | recipe("ptqd", fewest=4)).owners["place"].beneath is base.owners["place"]
+
+
+def test_an_added_to_moment_still_clashes_with_a_third_method() -> None:
+    made = recipe("tdq") | recipe("softmax-bias-correction")
+    with pytest.raises(InvalidInputError, match="tdq and q-diffusion both act at the moment 'pl"):
+        made | recipe("q-diffusion").only("place")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "kind"),
+    [
+        (recipe("d2-dpm", samples=2), "d2-dpm"),
+        (recipe("tac-diffusion", samples=2), "tac-diffusion"),
+        (recipe("qncd", interval=2, offset=0).only("correct"), "qncd"),
+        (recipe("softmax-bias-correction") | recipe("ptqd", samples=2), "ptqd"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_corrections_at_work_on_a_network_that_another_method_made(chosen, kind) -> None:
+    """Q-Diffusion's ranges; only what the correction itself edits differs."""
+    base = recipe("q-diffusion", reconstruct=False, samples=4).without("calibrate")
+    pipe = new_pipeline()
+    both = dqlab.quantize(pipe, base | chosen, 4, 4, sampler=sampler())
+    alone = dqlab.quantize(pipe, base, 4, 4, sampler=sampler())
+    assert both.corrector.correction.kind == kind
+    for other in ({"steps": 4}, {"eta": 1.0}):
+        with pytest.raises(InvalidInputError, match="This correction was fitted for"):
+            images(both, **other)
+    state, plain = both.unet.state_dict(), alone.unet.state_dict()
+    softmax = (
+        "softmax-bias-correction" in both.unet.config["quantization_config"]["recipe"]["methods"]
+    )
+    same = [k for k in plain if not (softmax and "p_quantizer" in k)]
+    assert all(bool((state[k] == plain[k]).all()) for k in same)
+
+
+@pytest.mark.parametrize("slug", [slug for slug in ACTS if ACTS[slug]])
 def test_a_method_clashes_with_itself(slug) -> None:
     with pytest.raises(InvalidInputError, match=f"{slug} and {slug} both act at the moment"):
         recipe(slug) | recipe(slug)

@@ -1,10 +1,20 @@
 import pytest
 import torch
-from tiny_diffusion import STEPS, count_calls, images, new_pipeline, sampler, with_correction
+from tiny_diffusion import (
+    STEPS,
+    count_calls,
+    images,
+    job_of,
+    new_pipeline,
+    sampler,
+    tilted,
+    with_correction,
+)
 
 import dqlab
 from dqlab import recipe, seeds
 from dqlab.errors import InvalidInputError, NotApplicableError
+from dqlab.layers import quantizers
 from dqlab.methods.corrected import prediction_correction
 from dqlab.methods.unet_correction.ptqd import PredictionCorrection, Ptqd, PtqdCorrection, Sums
 from dqlab.metrics import error_powers
@@ -25,31 +35,9 @@ def correction(direction: str = "original", **values) -> PtqdCorrection:
     return PtqdCorrection(tables(**values), sigma_in_direction=direction)
 
 
-def tilted(pipe, slope: float, bias: tuple, spread: float):
-    """Make the network's answer (1 + slope) eps + bias_c + spread n: a known kind of error."""
-    generator = torch.Generator().manual_seed(3)
-
-    def hook(module, args, output):
-        noise = torch.randn(output.sample.shape, generator=generator)
-        shift = torch.tensor(bias).reshape(1, 3, 1, 1)
-        output.sample = output.sample * (1 + slope) + shift + spread * noise
-        return output
-
-    pipe.unet.register_forward_hook(hook)
-
-
 def fitted(pipe, replaced, **options):
     """The correction PTQD finds when `replaced` is what quantization made of `pipe`."""
-    from dqlab.layers import StepContext, common_policy
-    from dqlab.methods.job import Job
-    from dqlab.models.families import PIXEL_UNET, Sampler
-
-    context = StepContext()
-    context.bind(torch.tensor([999.0, 666.0, 332.0]))
-    policy = common_policy("conv_in", "conv_out")
-    setting = Sampler(STEPS)
-    job = Job(pipe, replaced.unet, PIXEL_UNET, None, setting, 4, 4, policy, context=context)
-    return Ptqd(**options).correct(job)
+    return Ptqd(**options).correct(job_of(pipe, replaced))
 
 
 def test_streaming_sums_equal_two_passes() -> None:
@@ -253,3 +241,67 @@ def test_an_ancestral_pipeline_takes_the_prediction_correction() -> None:
     assert q(generator=torch.Generator().manual_seed(0), **setting).images.shape == (1, 8, 8, 3)
     with pytest.raises(NotApplicableError, match="does not apply"):
         dqlab.quantize(pipe, "ptqd", 3, 4)
+
+
+CHOOSING = recipe("ptqd", fewest=3, samples=2)
+
+
+def forced(monkeypatch, bits: list[int]) -> None:
+    monkeypatch.setattr(paper, "step_aware_bits", lambda snr_q, snr_f: bits)
+
+
+def test_bits_of_steps_follow_the_rule() -> None:
+    """The ratios are those of networks rounded at one bit-width throughout."""
+    pipe = new_pipeline()
+    states, _ = record(pipe, seeds.CALIBRATION[:4], sampler())
+    setting = {"sampler": sampler(), "calibration": states}
+    snr_q = {}
+    for bits in (3, 8):
+        q = dqlab.quantize(pipe, "rtn", 4, bits, **setting)
+        powers = error_powers(states, q.unet).groupby("step").sum()
+        snr_q[bits] = torch.tensor((powers["signal"] / powers["noise"]).to_numpy()).sqrt()
+    pipe.scheduler.set_timesteps(STEPS)
+    snr_f = paper.snr_forward(pipe.scheduler.alphas_cumprod[pipe.scheduler.timesteps])
+    q = dqlab.quantize(pipe, CHOOSING, 4, 8, **setting)
+    expected = paper.step_aware_bits(snr_q, snr_f)
+    assert dqlab.describe(q)["choices"] == {"step bits": expected}
+    assert type(q.corrector.correction) is PtqdCorrection
+
+
+def test_every_bit_width_is_calibrated_on_its_own_steps(monkeypatch) -> None:
+    forced(monkeypatch, [3, 8, 8])
+    pipe = new_pipeline()
+    states, _ = record(pipe, seeds.CALIBRATION[:4], sampler())
+    q = dqlab.quantize(pipe, CHOOSING, 4, 8, sampler=sampler(), calibration=states)
+    found = quantizers(q.unet)
+    for bits, mine in ((3, states.step == 0), (8, states.step > 0)):
+        plain = dqlab.quantize(pipe, "rtn", 4, bits, sampler=sampler(), calibration=states[mine])
+        for site, one in quantizers(plain.unet).items():
+            if found[site].per_step:
+                row = 0 if bits == 3 else 1
+                assert torch.equal(found[site].scale[row], one.scale)
+                assert found[site].zero_point[row].tolist() == [one.zero_point, 2**bits - 1]
+    fixed = {site for site, one in found.items() if not one.per_step}
+    assert fixed >= {"conv_in.input", "conv_out.input", "mid_block.attentions.0.p"}
+    assert all(site.startswith("conv_") or site.endswith((".weight", ".p")) for site in fixed)
+
+
+def test_chosen_bits_come_back_and_add_to_other_methods(monkeypatch, tmp_path) -> None:
+    forced(monkeypatch, [3, 8, 8])
+    base = recipe("q-diffusion", reconstruct=False, samples=4)
+    q = dqlab.quantize(new_pipeline(), base | CHOOSING, 4, 8, sampler=sampler())
+    q.save_pretrained(tmp_path / "q")
+    assert torch.equal(images(dqlab.load(tmp_path / "q")), images(q))
+    described = dqlab.describe(q)["recipe"]["moments"]
+    assert described["place"] == "q-diffusion + ptqd" and described["correct"] == "ptqd"
+
+
+def test_bits_that_cannot_be_chosen_between_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="choose 2 to 7 bits"):
+        recipe("ptqd", fewest=8)
+    for activations in (3, None, "fp8"):
+        with pytest.raises(InvalidInputError, match="Ask for more activation bits"):
+            dqlab.quantize(new_pipeline(), CHOOSING, 4, activations, sampler=sampler())
+    quick = recipe("tdq", warm=1, updates=1)
+    with pytest.raises(NotApplicableError, match="Leave `fewest` out"):
+        dqlab.quantize(new_pipeline(), quick | CHOOSING, 4, 8, sampler=sampler())

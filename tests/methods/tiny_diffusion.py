@@ -5,9 +5,11 @@ from diffusers import DDIMPipeline, DDIMScheduler, DiffusionPipeline, UNet2DMode
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 
+from dqlab.layers import StepContext, common_policy
 from dqlab.methods.corrected import corrected
 from dqlab.methods.correction import Correction
 from dqlab.methods.corrector import Corrector
+from dqlab.methods.job import Job
 from dqlab.models import families
 from dqlab.models.families import Family, Sampler, family_of
 
@@ -60,6 +62,30 @@ def count_calls(network) -> list[int]:
     calls: list[int] = []
     network.register_forward_hook(lambda *_: calls.append(1))
     return calls
+
+
+def tilted(pipe, slope: float, bias: tuple, spread: float = 0.0) -> None:
+    """Make the network's answer (1 + slope) eps + bias_c + spread n: a known kind of error."""
+    generator = torch.Generator().manual_seed(3)
+
+    def hook(module, args, output):
+        noise = torch.randn(output.sample.shape, generator=generator)
+        shift = torch.tensor(bias).reshape(1, 3, 1, 1)
+        output.sample = output.sample * (1 + slope) + shift + spread * noise
+        return output
+
+    pipe.unet.register_forward_hook(hook)
+
+
+def job_of(pipe, replaced, eta: float = 0.0, **changes) -> Job:
+    """A quantization of `pipe` at its last moment, `replaced` being what it made of it."""
+    context = StepContext()
+    context.bind(schedule(pipe))
+    family, setting = family_of(pipe), Sampler(STEPS, eta)
+    policy = common_policy("conv_in", "conv_out")
+    return Job(
+        pipe, replaced.unet, family, None, setting, 4, 4, policy, context=context, **changes
+    )
 
 
 class Guided(DiffusionPipeline):

@@ -19,27 +19,29 @@ alone, with weight sqrt(1 - a_p - sigma^2) / (1 + k): less than |lambda| at both
 and more in between, which sigma' does not know. The network under it may be quantized in any way;
 the paper's own is BRECQ.
 
-Not included: the paper's step-aware choice of activation bits. It needs a network with a
-bit-width per step; `dqlab.reference.ptqd.step_aware_bits` has its rule.
+A second, independent idea, off unless `fewest` is given: activations get as few bits at every step
+as still drown the network's noise less than the diffusion's own,
+
+    b(t) = the smallest b with |eps| / |D_b| > a_t / (1 - a_t), or else the largest.
+
+Each bit-width is calibrated on the steps where it is used. No code of this was published.
 """
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from dqlab import seeds
-from dqlab.errors import InvalidInputError, NotApplicableError
+from dqlab.errors import InvalidInputError
+from dqlab.formats import Format
 from dqlab.methods.correction import Correction, Step
 from dqlab.methods.job import Job
 from dqlab.methods.method import Method, Paper
+from dqlab.methods.predictions import check_predicts_noise, check_samples, paired_predictions
+from dqlab.methods.step_bits import choose_step_bits
 from dqlab.models.families import Family
 from dqlab.reference import ptqd as paper
-from dqlab.trajectory import record, replay
-
-BATCH = 32
-SAMPLES = {"teach": 64, "paper": len(seeds.CALIBRATION)}
-"""Trajectories behind the statistics; the paper has 1,024, dqlab's calibration seeds are 512."""
 
 
 class PredictionCorrection(Correction):
@@ -106,7 +108,10 @@ class Ptqd(Method):
         sigma_in_direction: "original", where the noise adds up exactly, or "updated", which puts
             the reduced sigma into the direction term too, as the released sampler does.
         signed: keep negative slopes, which the paper sets to zero.
-        samples: trajectories behind the statistics; default 64 ("teach") or 512 ("paper").
+        samples: trajectories behind the statistics; default 64 ("teach") or 512
+            ("paper"; the paper itself has 1,024).
+        fewest: choose between so many activation bits and those asked for at every step, by the
+            signal-to-noise rule; this adds to what another method placed.
 
     """
 
@@ -117,6 +122,7 @@ class Ptqd(Method):
         "2305.10657",
     )
     category = "1.5"
+    adds = ("place",)
 
     def __init__(
         self,
@@ -124,15 +130,17 @@ class Ptqd(Method):
         sigma_in_direction: str = "original",
         signed: bool = False,
         samples: int | None = None,
+        fewest: int | None = None,
     ):
         if sigma_in_direction not in ("original", "updated"):
             raise InvalidInputError(
                 f"sigma_in_direction={sigma_in_direction!r}; choose 'original' or 'updated'."
             )
-        if samples is not None and not 2 <= samples <= len(seeds.CALIBRATION):
-            raise InvalidInputError(f"samples={samples}; choose 2 to {len(seeds.CALIBRATION)}.")
+        check_samples(samples)
         self.vsc, self.sigma_in_direction = vsc, sigma_in_direction
-        self.signed, self.samples = signed, samples
+        if fewest is not None and not 2 <= fewest <= 7:
+            raise InvalidInputError(f"fewest={fewest}; choose 2 to 7 bits, or None.")
+        self.signed, self.samples, self.fewest = signed, samples, fewest
 
     def unfit(self, family: Family) -> str | None:
         """Variance calibration needs a sampler that takes its noise from outside."""
@@ -143,23 +151,31 @@ class Ptqd(Method):
             )
         return None
 
+    def acts(self) -> tuple[str, ...]:
+        """While sampling; at `place` too if steps choose their bits."""
+        return ("correct",) if self.fewest is None else ("place", "correct")
+
+    def formats(self, job: Job) -> dict[str, Format | None]:
+        """As the method beneath has them; the bits of steps come with their ranges."""
+        if not isinstance(job.activations, int) or not self.fewest < job.activations:
+            raise InvalidInputError(
+                f"activations={job.activations!r}, fewest={self.fewest}: ptqd chooses between two "
+                "bit-widths. Ask for more activation bits than `fewest`."
+            )
+        return self.under.formats(job)
+
+    def ranges(self, job: Job, sites: Sequence[str]) -> None:
+        """As the method beneath finds them, for every bit-width on the steps that use it."""
+        self.under.ranges(job, sites)
+        if set(sites) & set(job.sites("activation")):
+            choose_step_bits(job, self.under, sites, (self.fewest, job.activations))
+
     def correct(self, job: Job) -> Correction:
         """Both networks on the same full-precision trajectories, statistics at every step."""
-        kind = job.family.predicts(job.original)
-        if kind != "epsilon":
-            raise NotApplicableError(
-                f"ptqd corrects predicted noise, but this model predicts {kind!r}. Use a model "
-                "whose scheduler has prediction_type='epsilon'."
-            )
+        check_predicts_noise(job, self.slug)
         sums = [Sums() for _ in job.context.schedule]
-        chosen = seeds.CALIBRATION[: self.samples or SAMPLES[job.profile]]
-        for start in range(0, len(chosen), BATCH):
-            states = record(job.original, chosen[start : start + BATCH], job.sampler)[0]
-            eps, rows = states.guided(states.output)
-            D = states.guided(replay(job.denoiser, states))[0] - eps
-            for index, one in enumerate(sums):
-                mine = states.step[rows] == index
-                one.add(eps[mine], D[mine])
+        for index, eps, eps_q in paired_predictions(job, self.samples):
+            sums[index].add(eps, eps_q - eps)
         return self._tables(sums)
 
     def _tables(self, sums: list[Sums]) -> Correction:

@@ -1,0 +1,57 @@
+"""Both networks on the same states, for corrections that are fitted to the error of predictions.
+
+The trajectories are the full-precision model's; at every state the quantized network is asked
+too. What is compared is what the sampler sees: after guidance.
+"""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from dqlab import seeds
+from dqlab.errors import InvalidInputError, NotApplicableError
+from dqlab.methods.job import Job
+from dqlab.trajectory import record, replay
+
+BATCH = 32
+SAMPLES = {"teach": 64, "paper": len(seeds.CALIBRATION)}
+"""Trajectories behind a table; papers have about 1,024, dqlab's calibration seeds are 512."""
+
+
+def paired_predictions(
+    job: Job, samples: int | None = None
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Full-precision trajectories, batch by batch and step by step.
+
+    Args:
+        job: the quantization in progress, its network finished.
+        samples: trajectories; default by profile.
+
+    Yields:
+        (step index, eps, eps_q): guided predictions of both networks `[N, C, ...]`.
+
+    """
+    chosen = seeds.CALIBRATION[: samples or SAMPLES[job.profile]]
+    for start in range(0, len(chosen), BATCH):
+        states = record(job.original, chosen[start : start + BATCH], job.sampler)[0]
+        eps, rows = states.guided(states.output)
+        eps_q, _ = states.guided(replay(job.denoiser, states))
+        for index in range(len(job.context.schedule)):
+            mine = states.step[rows] == index
+            yield index, eps[mine], eps_q[mine]
+
+
+def check_samples(samples: int | None) -> None:
+    """Raise InvalidInputError unless statistics can be taken over so many trajectories."""
+    if samples is not None and not 2 <= samples <= len(seeds.CALIBRATION):
+        raise InvalidInputError(f"samples={samples}; choose 2 to {len(seeds.CALIBRATION)}.")
+
+
+def check_predicts_noise(job: Job, slug: str) -> None:
+    """Raise NotApplicableError if the network's output is not the noise."""
+    kind = job.family.predicts(job.original)
+    if kind != "epsilon":
+        raise NotApplicableError(
+            f"{slug} corrects predicted noise, but this model predicts {kind!r}. Use a model "
+            "whose scheduler has prediction_type='epsilon'."
+        )
