@@ -198,7 +198,10 @@ def _hook(model: nn.Module, recorders: dict[str, _Recorder], outputs: bool) -> l
     handles = []
     for path, recorder in recorders.items():
         module = model.get_submodule(path)
-        handles.append(module.register_forward_pre_hook(recorder.enter, with_kwargs=True))
+        # First, so that what a hook of the module's own makes of its input is not kept: it
+        # would be made a second time when the module is asked again.
+        enter = module.register_forward_pre_hook(recorder.enter, with_kwargs=True, prepend=True)
+        handles.append(enter)
         if outputs:
             handles.append(module.register_forward_hook(recorder.leave, with_kwargs=True))
     last = model.get_submodule(list(recorders)[-1])

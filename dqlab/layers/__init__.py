@@ -2,6 +2,7 @@
 
 from dqlab.layers.context import StepContext
 from dqlab.layers.explore import Anatomy, explore
+from dqlab.layers.inject import ChannelOutliers, ShortcutImbalance, TimestepDrift
 from dqlab.layers.policy import Policy, Rule, common_policy
 from dqlab.layers.quantizer import Quantizer
 from dqlab.layers.split import SplitQuantizer, concatenations, split_layer
@@ -9,13 +10,16 @@ from dqlab.layers.wrap import QuantizedAttention, QuantizedLayer, quantizers
 
 __all__ = [
     "Anatomy",
+    "ChannelOutliers",
     "Policy",
     "QuantizedAttention",
     "QuantizedLayer",
     "Quantizer",
     "Rule",
+    "ShortcutImbalance",
     "SplitQuantizer",
     "StepContext",
+    "TimestepDrift",
     "common_policy",
     "concatenations",
     "explore",

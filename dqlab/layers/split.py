@@ -128,7 +128,7 @@ def concatenations(model: nn.Module, run: Callable[[], object]) -> dict[str, tup
 
     """
     found: dict[str, tuple[int, ...]] = {}
-    with torch.no_grad(), _Concatenations() as watch:
+    with torch.no_grad(), Concatenations() as watch:
         handles = [
             module.register_forward_pre_hook(_reader(found, watch, path))
             for path, module in model.named_modules()
@@ -142,7 +142,7 @@ def concatenations(model: nn.Module, run: Callable[[], object]) -> dict[str, tup
     return found
 
 
-def _reader(found: dict, watch: _Concatenations, path: str) -> Callable:
+def _reader(found: dict, watch: Concatenations, path: str) -> Callable:
     def read(layer: nn.Module, args: tuple) -> None:
         if not args or (entry := watch.made.get(id(args[0]))) is None:
             return
@@ -159,8 +159,12 @@ def _reader(found: dict, watch: _Concatenations, path: str) -> Callable:
     return read
 
 
-class _Concatenations(TorchFunctionMode):
-    """Remembers the results of torch.cat, alive so that their identity stays theirs."""
+class Concatenations(TorchFunctionMode):
+    """While active, keeps the results of torch.cat in `made`, by identity.
+
+    They are kept alive, so that no later tensor takes an identity over. Each comes with the
+    dimension and the sizes of the parts.
+    """
 
     def __init__(self) -> None:
         super().__init__()

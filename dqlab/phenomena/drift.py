@@ -54,15 +54,16 @@ _SHORT = {
 }  # fmt: skip
 
 
+def short_name(layer: str) -> str:
+    """A layer's path for people, such as "up 0 res 1 conv1"."""
+    for long, less in _SHORT.items():
+        layer = layer.replace(long, less)
+    return layer
+
+
 def shorten(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same frame with layers named for people, such as "up 0 res 1 conv1"."""
-
-    def short(layer: str) -> str:
-        for long, less in _SHORT.items():
-            layer = layer.replace(long, less)
-        return layer
-
-    return frame.assign(layer=frame["layer"].map(short))
+    """The same frame with its column layer named for people."""
+    return frame.assign(layer=frame["layer"].map(short_name))
 
 
 def range_table(pipe, states: States, sites: Iterable[str]) -> pd.DataFrame:

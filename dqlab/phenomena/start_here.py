@@ -5,7 +5,6 @@
 writes data/results/start-here: about five minutes on one core.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,11 +13,10 @@ import torch
 from torch import Tensor
 
 from dqlab import seeds
-from dqlab.methods import load, quantize
+from dqlab.methods import quantize
 from dqlab.metrics import error_powers, features
 from dqlab.models.families import Sampler, family_of
 from dqlab.models.fashion import load_held_out
-from dqlab.models.loading import find_folder
 from dqlab.models.tint import dress
 from dqlab.phenomena import stored
 from dqlab.phenomena.bits import with_bits
@@ -197,19 +195,7 @@ def pictures(results: stored.Stored) -> dict[tuple[int, int], Tensor]:
 
 def main() -> None:
     """Measure the shipped model and replace data/results/start-here."""
-    torch.set_num_threads(1)
-    started = time.perf_counter()
-    pipe = load(MODEL)
-    # Convolutions over channels-last tensors take three quarters of the time.
-    family_of(pipe).denoiser(pipe).to(memory_format=torch.channels_last)
-
-    def say(words: str) -> None:
-        print(f"{time.perf_counter() - started:6.0f} s  {words}", flush=True)
-
-    frames, tensors = measure(pipe, say=say)
-    origin = stored.provenance(MODEL, find_folder(MODEL), COMMAND, time.perf_counter() - started)
-    stored.save(stored.results_dir(NAME), stored.Stored(frames, tensors, origin))
-    say(f"wrote {stored.results_dir(NAME)}")
+    stored.produce(NAME, COMMAND, MODEL, measure)
 
 
 if __name__ == "__main__":

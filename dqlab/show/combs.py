@@ -64,13 +64,15 @@ def comb_sentence(facts: Mapping[str, Any], name: str) -> str:
 @style()
 def comb(values: Any, levels: Any, *, name: str = "4-bit", unit: str = "value",
          roles: Mapping[str, str] | None = None, log: bool = False, bins: int = 80,
-         width: int = 760, height: int = 380) -> Picture:  # fmt: skip
+         sentence: str | None = None, width: int = 760,
+         height: int = 380) -> Picture:  # fmt: skip
     """Histogram of `values` (any shape) with a comb of the representable `levels` under it.
 
     `levels`: an array of levels called `name`, or {name: levels} to compare several grids on the
     same values; the mass the first grid clips is hatched, and one of its steps is marked. `name`
     fills "A {name} grid ...". `log` counts on a logarithmic axis. Two grids or more take the
-    looks of rtn, method, ... in order unless `roles` says otherwise.
+    looks of rtn, method, ... in order unless `roles` says otherwise. `sentence` replaces the one
+    that says how the grids serve the values.
     """
     values = to_array(values, "comb").ravel()
     grids = dict(levels) if isinstance(levels, Mapping) else {name: levels}
@@ -82,8 +84,8 @@ def comb(values: Any, levels: Any, *, name: str = "4-bit", unit: str = "value",
     _teeth(canvas.panels[1], grids, facts, looks)
     canvas.panels[1].axes.set_xlabel(unit)
     first = next(iter(facts))
-    sentence = " ".join(comb_sentence(f, label_of(label)) for label, f in facts.items())
-    return canvas.picture(sentence, facts if len(facts) > 1 else facts[first])
+    told = " ".join(comb_sentence(f, label_of(label)) for label, f in facts.items())
+    return canvas.picture(sentence or told, facts if len(facts) > 1 else facts[first])
 
 
 def _in_order(labels: list[str]) -> dict[str, str]:

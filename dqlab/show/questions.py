@@ -1,4 +1,4 @@
-"""The prediction questions of the notebook 0-start-here: answers, and a reason for each.
+"""Prediction questions: `asked` makes one; those of the notebook 0-start-here are kept here.
 
 Which answer is right is measured, so no reason may claim more than what holds either way.
 """
@@ -10,8 +10,10 @@ from dqlab.show.ask import Question
 from dqlab.show.bundle import Live, Picture
 from dqlab.show.charts import light
 
-# scene -> (prompt, {key: (answer, why)})
-_ASKED: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
+Entry = tuple[str, dict[str, tuple[str, str]]]
+"""A prompt, and for every key an answer and what is true or tempting about it."""
+
+_ASKED: dict[int, Entry] = {  # by scene
     2: (
         "At which t does abar fall to one half?",
         {
@@ -81,7 +83,7 @@ _ASKED: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
 
 
 class Asked(Question):
-    """A question of this notebook; its revealed charts are kept small."""
+    """A question whose revealed charts are kept small."""
 
     def reveal(self, picture: Picture) -> Live:
         """The result with the reader's choice beside it."""
@@ -97,7 +99,12 @@ def question(scene: int, correct: str) -> Asked:
     """
     if scene not in _ASKED:
         raise UnknownNameError(f"Scene {scene} has no question; scenes {list(_ASKED)} have.")
-    prompt, answers = _ASKED[scene]
+    return asked(_ASKED[scene], correct)
+
+
+def asked(entry: Entry, correct: str) -> Asked:
+    """The question of an entry; `correct` is the key of the answer that was measured."""
+    prompt, answers = entry
     return Asked(
         prompt,
         {key: answer for key, (answer, _) in answers.items()},

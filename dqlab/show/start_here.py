@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -21,6 +19,7 @@ from dqlab.show.bundle import Page, Picture
 from dqlab.show.combs import comb
 from dqlab.show.curves import range_ribbon
 from dqlab.show.explorer import Control, Explorer
+from dqlab.show.tables import table
 from dqlab.trajectory import States
 
 SHOWN, STRIP = 3, 5
@@ -268,7 +267,7 @@ def categories_table() -> Page:
         acts = ", ".join(m for m in MOMENTS if any(m in p["moments"] for p in mine))
         rows.append((row["number"], row["name"], row["question"], acts, names, _notebook(row)))
     heads = ("", "category", "its question", "moments", "papers", "notebook")
-    return _table("Ten categories and the moments they act at.", heads, rows)
+    return table("Ten categories and the moments they act at.", heads, rows)
 
 
 def papers_table() -> Page:
@@ -278,7 +277,7 @@ def papers_table() -> Page:
         for p in papers()
     ]
     heads = ("", "method", "paper", "idea", *MOMENTS)
-    return _table(f"{len(rows)} papers and the moments they act at.", heads, rows)
+    return table(f"{len(rows)} papers and the moments they act at.", heads, rows)
 
 
 def _notebook(row: Mapping[str, str]) -> str:
@@ -293,21 +292,3 @@ def _where(paper: Mapping[str, str]) -> str:
 
 def _marks(moments: Sequence[str]) -> list[str]:
     return ["yes" if moment in moments else "" for moment in MOMENTS]
-
-
-def _table(words: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Page:
-    """An HTML table; its plain words are one line per row."""
-    link = re.compile(r"^\[(.*)\]$")
-
-    def cell(text: str) -> str:
-        safe = html.escape(text)
-        return link.sub(r'<a href="\1">\1</a>', safe)
-
-    style = 'style="text-align:left;vertical-align:top"'
-    top = "".join(f'<th scope="col" {style}>{html.escape(h)}</th>' for h in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td {style}>{cell(c)}</td>" for c in row) + "</tr>" for row in rows
-    )
-    page = f"<table><caption>{html.escape(words)}</caption><tr>{top}</tr>{body}</table>"
-    plain = [" | ".join(filter(None, row)) for row in rows]
-    return Page(page, "\n".join([words, *plain]))

@@ -1,0 +1,349 @@
+"""Measure what the notebook 1.2-bimodal-shortcuts shows but has no time to compute.
+
+    python -m dqlab.phenomena.bimodal_shortcuts
+
+writes data/results/bimodal-shortcuts: about a quarter of an hour on one core, most of it for
+reconstruction.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dqlab import seeds
+from dqlab.layers import ShortcutImbalance
+from dqlab.methods import quantize, recipe
+from dqlab.metrics import mean_sqnr_db
+from dqlab.models.families import Sampler, family_of
+from dqlab.phenomena import stored
+from dqlab.phenomena.ledger import Claim, claims_frame, gain_db, ledger_row, powers_of
+from dqlab.phenomena.shortcuts import ratio_table, shortcuts, split_gains
+from dqlab.phenomena.verdicts import Verdict
+from dqlab.reference.q_diffusion import calibration_steps
+from dqlab.trajectory import States, injected, record
+
+NAME = "bimodal-shortcuts"
+COMMAND = "python -m dqlab.phenomena.bimodal_shortcuts"
+MODEL = "pixel-unet"
+FACTORS = (1, 4, 16, 64, 128)
+LAYER_BITS = ((8, 8), (4, 8), (4, 4))
+STRONG = 64
+"""The factor of the question and of the stored pictures that stand for the injection."""
+
+RUNGS: dict[str, tuple[str, dict[str, bool]]] = {
+    "rtn": ("rtn", {}),
+    "min-max": ("q-diffusion", {"split": False, "search": False, "reconstruct": False}),
+    "+ range search": ("q-diffusion", {"split": False, "search": True, "reconstruct": False}),
+    "+ split": ("q-diffusion", {"split": True, "search": True, "reconstruct": False}),
+    "+ reconstruction": ("q-diffusion", {"split": True, "search": True, "reconstruct": True}),
+}
+"""Recipe and its options, each rung with what the one before has and one thing more."""
+LAST = "+ reconstruction"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to measure.
+
+    Attributes:
+        trajectories, steps: Q-Diffusion's n and m; every rung is calibrated on these states.
+        held_out: trajectories behind every SQNR.
+        pictures: gallery seeds behind every paired error.
+        kept: pictures stored of each setting.
+        factors: of the injection, at 8 bits.
+        bits: weight and activation bits of the ladder; `learned` also get its last rung.
+        shown: bits whose rungs are painted, and stand in the ledger if among `judged`.
+        sampler: the setting of everything.
+
+    """
+
+    trajectories: int = 16
+    steps: int = 10
+    held_out: int = 8
+    pictures: int = 32
+    kept: int = 3
+    factors: tuple[int, ...] = FACTORS
+    bits: tuple[tuple[int, int], ...] = ((4, 8), (4, 6), (4, 4))
+    learned: tuple[tuple[int, int], ...] = ((4, 8), (4, 4))
+    shown: tuple[tuple[int, int], ...] = ((4, 8), (4, 4))
+    judged: tuple[str, ...] = ("rtn", "+ split", "+ reconstruction")
+    sampler: Sampler = field(default_factory=Sampler)
+
+
+def calibration_states(pipe, plan: Plan | None = None) -> States:
+    """The states Q-Diffusion chooses: m evenly spread steps of n trajectories."""
+    plan = plan or Plan()
+    states, _ = record(pipe, seeds.CALIBRATION[: plan.trajectories], plan.sampler)
+    steps = calibration_steps(plan.sampler.num_inference_steps, plan.steps)
+    return states[torch.isin(states.step, torch.tensor(steps))]
+
+
+def rung(pipe, name: str, weights: int, activations: int, calibration: States, plan=None):
+    """One rung of the ladder: a quantized pipeline."""
+    slug, options = RUNGS[name]
+    return quantize(
+        pipe,
+        recipe(slug, **options),
+        weights,
+        activations,
+        sampler=(plan or Plan()).sampler,
+        calibration=calibration,
+    )
+
+
+def imbalanced(pipe, factor: float, calibration: States, plan: Plan | None = None):
+    """`pipe` with every skip times `factor` where its block reads it; itself for 1."""
+    if factor == 1:
+        return pipe
+    some = calibration[calibration.seed == calibration.seed[0]]
+    sampler = (plan or Plan()).sampler
+    return injected(pipe, ShortcutImbalance(float(factor)), sampler=sampler, states=some)
+
+
+def eight_bits(pipe, factor: float, split: bool, calibration: States, plan: Plan | None = None):
+    """Min-max at W8A8, split or not, of the network with that injection."""
+    options = RUNGS["min-max"][1] | {"split": split}
+    return quantize(
+        imbalanced(pipe, factor, calibration, plan),
+        recipe("q-diffusion", **options),
+        8,
+        8,
+        sampler=(plan or Plan()).sampler,
+        calibration=calibration,
+    )
+
+
+def measure(
+    pipe, plan: Plan | None = None, say: Callable[[str], None] = lambda words: None
+) -> tuple[dict[str, pd.DataFrame], dict[str, Tensor]]:
+    """All frames and tensors of the notebook's stored results.
+
+    Args:
+        pipe: the full-precision pipeline.
+        plan: how much; default: what ships.
+        say: told what has been done.
+
+    Returns:
+        Frames sweep (factor, split, step, t, seed, signal, noise), ladder (weights, activations,
+        rung, ...), ledger (method, weights, activations and `ledger_row`'s columns), ratios,
+        gains (`ratio_table`, `split_gains`), outcomes; tensors
+        exact, sweep `[factors, 2, kept, ...]`, ladder `[shown, rungs, kept, ...]`.
+
+    """
+    plan = plan or Plan()
+    calibration = calibration_states(pipe, plan)
+    held_out, _ = record(pipe, seeds.HELD_OUT[: plan.held_out], plan.sampler)
+    _, exact = record(pipe, seeds.GALLERY[: plan.pictures], plan.sampler)
+    say("trajectories")
+    sweep, swept = _sweep(pipe, plan, calibration, held_out, say)
+    ladder, ledger, climbed = _ladder(pipe, plan, calibration, held_out, exact, say)
+    found = shortcuts(pipe, calibration)
+    frames = {"sweep": sweep, "ladder": ladder, "ledger": ledger}
+    frames |= {"ratios": ratio_table(found), "gains": split_gains(found, LAYER_BITS)}
+    frames["outcomes"] = outcomes(frames)
+    tensors = {"exact": stored.to_bytes(exact[: plan.kept]), "sweep": swept, "ladder": climbed}
+    return frames, tensors
+
+
+def _sweep(pipe, plan: Plan, calibration: States, held_out: States, say):
+    """W8A8 at every factor, unsplit and split: error powers and first pictures."""
+    powers, pictures = [], []
+    for factor in plan.factors:
+        for split in (False, True):
+            q = eight_bits(pipe, factor, split, calibration, plan)
+            powers.append(powers_of(q, held_out).assign(factor=factor, split=split))
+            pictures.append(stored.to_bytes(_run(q, plan, plan.kept)))
+            say(f"c = {factor}, split {split}: {mean_sqnr_db(powers[-1]):.2f} dB")
+    shape = len(plan.factors), 2
+    return pd.concat(powers, ignore_index=True), torch.stack(pictures).unflatten(0, shape)
+
+
+def _ladder(pipe, plan: Plan, calibration: States, held_out: States, exact: Tensor, say):
+    """Every rung at every pair of bits, and the ledger of some."""
+    powers, rows, pictures = [], [], []
+    for pair in plan.bits:
+        for name in RUNGS:
+            if name == LAST and pair not in plan.learned:
+                continue
+            q = rung(pipe, name, *pair, calibration, plan)
+            setting = dict(zip(("weights", "activations"), pair, strict=True))
+            powers.append(powers_of(q, held_out).assign(**setting, rung=name))
+            if pair in plan.shown:
+                many = name in plan.judged
+                made = _run(q, plan, plan.pictures if many else plan.kept)
+                pictures.append(stored.to_bytes(made[: plan.kept]))
+                if many:
+                    row = ledger_row(powers[-1], exact, made, q, held_out)
+                    rows.append({"method": name, **setting, **row})
+            say(f"W{pair[0]}A{pair[1]} {name}: {mean_sqnr_db(powers[-1]):.2f} dB")
+    frames = pd.concat(powers, ignore_index=True), pd.DataFrame(rows)
+    return *frames, torch.stack(pictures).unflatten(0, (len(plan.shown), -1))
+
+
+def _run(pipe, plan: Plan, count: int) -> Tensor:
+    parts = torch.tensor(list(seeds.GALLERY[:count])).split(32)
+    return torch.cat([family_of(pipe).run(pipe, plan.sampler, p.tolist()) for p in parts])
+
+
+def of_sweep(powers: pd.DataFrame, factor: int, split: bool) -> pd.DataFrame:
+    """The sweep's error powers at one factor."""
+    return powers[(powers["factor"] == factor) & (powers["split"] == split)]
+
+
+def of_ladder(powers: pd.DataFrame, weights: int, activations: int, name: str) -> pd.DataFrame:
+    """The ladder's error powers of one rung."""
+    chosen = (powers["weights"] == weights) & (powers["activations"] == activations)
+    return powers[chosen & (powers["rung"] == name)]
+
+
+def sweep_table(powers: pd.DataFrame) -> pd.DataFrame:
+    """Mean SQNR by factor: columns factor, unsplit, split, in dB."""
+    rows = [
+        (c, *(mean_sqnr_db(of_sweep(powers, c, split)) for split in (False, True)))
+        for c in powers["factor"].unique()
+    ]
+    return pd.DataFrame(rows, columns=["factor", "unsplit", "split"])
+
+
+def ladder_gains(powers: pd.DataFrame) -> pd.DataFrame:
+    """What each rung gains on the one before it.
+
+    Returns:
+        Columns weights, activations, rung, db, gain, low, high (95 %, paired over seeds); the
+        first rung of each pair has gain 0.
+
+    """
+    rows = []
+    for pair, part in powers.groupby(["weights", "activations"], sort=False):
+        before = None
+        for name in part["rung"].unique():
+            mine = part[part["rung"] == name]
+            gain = (0.0, 0.0, 0.0) if before is None else gain_db(before, mine)
+            rows.append((*pair, name, mean_sqnr_db(mine), *gain))
+            before = mine
+    names = ["weights", "activations", "rung", "db", "gain", "low", "high"]
+    return pd.DataFrame(rows, columns=names)
+
+
+CLEAR_DB = 0.3
+"""A rung whose gain's interval does not reach beyond this helps or hurts too little to say so."""
+
+
+def rung_verdict(row: pd.Series) -> Verdict:
+    """One row of `ladder_gains`: whether the rung helps, in words."""
+    name = row["rung"].removeprefix("+ ")
+    told = (
+        f"W{row['weights']}A{row['activations']}, {name}: {row['gain']:+.1f} dB "
+        f"[{row['low']:+.1f}, {row['high']:+.1f}]"
+    )
+    if row["low"] > CLEAR_DB:
+        return Verdict("helps", f"{told}, it helps.")
+    if row["high"] < -CLEAR_DB:
+        return Verdict("hurts", f"{told}, it hurts.")
+    return Verdict("nothing", f"{told}, no clear gain.")
+
+
+def imbalance(table: pd.DataFrame) -> Verdict:
+    """The phenomenon, from `ratio_table`: how far apart the two parts reach."""
+    wide = table["rho_x"].where(table["rho_x"] >= 1, 1 / table["rho_x"])
+    top = table.loc[wide.idxmax()]
+    told = f"rho_X lies between {table['rho_x'].min():.2f} and {table['rho_x'].max():.2f}"
+    if wide.max() >= 10:
+        return Verdict("holds", f"{told}: at {top['layer']} one part dwarfs the other.")
+    if wide.max() >= 2:
+        return Verdict(
+            "weaker", f"{told}: the largest step is at {top['layer']}, and it is small."
+        )
+    return Verdict("absent", f"{told}: both parts reach about equally far.")
+
+
+def injection(table: pd.DataFrame, factor: int) -> Verdict:
+    """The question: what skip x c, weights / c changes, from `sweep_table`."""
+    rows = table.set_index("factor")
+    lost = rows["unsplit"][1] - rows["unsplit"][factor]
+    moved = rows["split"][1] - rows["split"][factor]
+    told = (
+        f"At W8A8, skip × {factor} costs the unsplit network {lost:.1f} dB "
+        f"({rows['unsplit'][1]:.1f} to {rows['unsplit'][factor]:.1f}) and moves the split one by "
+        f"{abs(moved):.1f} dB"
+    )
+    if lost < 1:
+        return Verdict("nothing", f"{told}: nobody notices.")
+    if abs(moved) <= 0.5:
+        return Verdict("quantized", f"{told}: a range for each part takes the factor up.")
+    return Verdict("both sides", f"{told}: splitting does not take all of it up.")
+
+
+def claims(ratios: pd.DataFrame, gains: pd.DataFrame, ladder: pd.DataFrame) -> dict[str, Claim]:
+    """Q-Diffusion's claims on the natural network, with the margins they are judged by.
+
+    Args:
+        ratios: `ratio_table`.
+        gains: `split_gains`; W4A8 counts.
+        ladder: error powers by rung; a claim about a rung that is not there is left out.
+
+    """
+    wide = float(ratios["rho_x"].where(ratios["rho_x"] >= 1, 1 / ratios["rho_x"]).max())
+    layers = gains.query("weights == 4 and activations == 8")["gain"]
+    mean, half = float(layers.mean()), float(1.96 * layers.sem())
+    found = {
+        "populations": Claim(
+            "one part of a shortcut's input reaches far beyond the other",
+            "about 200 ×", wide, wide, wide, "×", 10.0, 2.0,
+        ),
+        "layers": Claim(
+            "split ranges help shortcut layers (output, W4A8, mean over layers)",
+            "", mean, mean - half, mean + half, "dB", 0.5,
+        ),
+    }  # fmt: skip
+    for name, (says, quoted, before, after, full) in _RUNG_CLAIMS.items():
+        pair = [of_ladder(ladder, 4, 8, rung) for rung in (before, after)]
+        if not any(part.empty for part in pair):
+            found[name] = Claim(says, quoted, *gain_db(*pair), "dB", full)
+    return found
+
+
+_RUNG_CLAIMS = {
+    "split": (
+        "split ranges help the network (eps, W4A8, after range search)",
+        "", "+ range search", "+ split", 1.0,
+    ),
+    "reconstruction": (
+        "block reconstruction helps the network (eps, W4A8, after the split)",
+        "", "+ split", LAST, 1.0,
+    ),
+    "method": (
+        "the whole method beats plain rounding (eps, W4A8)",
+        "FID rises by at most 2.34, not by over 100", "rtn", LAST, 3.0,
+    ),
+}  # fmt: skip
+"""Says, quoted, the rung before, the rung after, and the gain from which it counts."""
+
+
+def outcomes(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """What came of every claim, and of the injection, from the other frames.
+
+    Returns:
+        Columns name, measured, low, high, outcome; the injection's number is what it costs the
+        unsplit network in dB, its ends what it costs the split one.
+
+    """
+    table = sweep_table(frames["sweep"])
+    rows = table.set_index("factor")
+    strong = STRONG if STRONG in rows.index else rows.index[-1]
+    lost, moved = (rows[name][1] - rows[name][strong] for name in ("unsplit", "split"))
+    told = claims_frame(claims(frames["ratios"], frames["gains"], frames["ladder"]))
+    told.loc[len(told)] = ["injection", lost, moved, moved, injection(table, strong).key]
+    return told
+
+
+def main() -> None:
+    """Measure the shipped model and replace data/results/bimodal-shortcuts."""
+    stored.produce(NAME, COMMAND, MODEL, measure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Tables as HTML, with the same rows as plain words beside them."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+
+from dqlab.show.bundle import Page
+
+LINK = re.compile(r"^\[(.*)\]$")
+STYLE = 'style="text-align:left;vertical-align:top"'
+
+
+def table(words: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Page:
+    """A table under the caption `words`; a cell such as "[page.ipynb]" becomes a link.
+
+    Its plain words are one line per row, which is what nbval compares.
+    """
+    top = "".join(f'<th scope="col" {STYLE}>{html.escape(h)}</th>' for h in heads)
+    body = "".join(
+        "<tr>" + "".join(f"<td {STYLE}>{_cell(c)}</td>" for c in row) + "</tr>" for row in rows
+    )
+    page = f"<table><caption>{html.escape(words)}</caption><tr>{top}</tr>{body}</table>"
+    plain = [" | ".join(filter(None, row)) for row in rows]
+    return Page(page, "\n".join([words, *plain]))
+
+
+def _cell(text: str) -> str:
+    return LINK.sub(r'<a href="\1">\1</a>', html.escape(text))
