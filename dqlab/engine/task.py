@@ -33,6 +33,12 @@ class Budget:
             return min(1.0, step / self.steps)
         return min(1.0, seconds / (60.0 * self.minutes))
 
+    def share(self, part: float) -> "Budget":
+        """A part of it, for one of several stages; never less than one step."""
+        if self.steps is not None:
+            return Budget(steps=max(1, round(part * self.steps)))
+        return Budget(minutes=part * self.minutes)
+
 
 @dataclass(frozen=True)
 class Progress:

@@ -22,6 +22,7 @@ from dqlab.models.loading import (
     BARE,
     WEIGHTS,
     check_options,
+    find_class,
     locate,
     open_folder,
     read_json,
@@ -156,9 +157,7 @@ def _check_version(folder: Path, record: Any) -> None:
 
 def _built(config: dict[str, Any]) -> nn.Module:
     """The plain network, not yet with its numbers."""
-    import diffusers
-
-    return getattr(diffusers, config["_class_name"]).from_config(config).eval()
+    return find_class(config["_class_name"]).from_config(config).eval()
 
 
 def _wrapped(denoiser: nn.Module, record: dict[str, Any]) -> nn.Module:

@@ -13,11 +13,14 @@ datasets: [fashion_mnist]
 ---
 """
 
+OF_DQLAB = ("attribute-classifier", "sr-unet", "binary-latent")
+"""Models that take dqlab to open; the others are plain diffusers folders."""
+
 
 def render(name: str, training: dict[str, Any], quality: dict[str, Any]) -> str:
     """The card of one model as Markdown."""
     recipe = recipe_for(name)
-    library = "dqlab" if name == "attribute-classifier" else "diffusers"
+    library = "dqlab" if name in OF_DQLAB else "diffusers"
     parts = [
         _FRONT.format(library=library),
         f"# {name}\n\n{_purpose(recipe)}\n",

@@ -22,6 +22,7 @@ from dqlab.metrics.frechet import (
     frechet_with_error,
     stored_features,
 )
+from dqlab.metrics.restoration import code_quality, measure_super_resolution, psnr
 from dqlab.metrics.sampling import sample
 from dqlab.metrics.video import measure_video_features, measure_video_model
 from dqlab.models import fashion
@@ -30,18 +31,13 @@ from dqlab.models.classifier import AttributeClassifier, load_classifier
 from dqlab.models.families import Sampler, family_of
 from dqlab.models.loading import file_sums, open_component, open_pipeline, read_json
 from dqlab.models.recipes.base import add_noise
-from dqlab.models.tint import BACKGROUNDS, Attributes, dress
+from dqlab.models.tint import BACKGROUNDS, dress, held_out_pictures
 from dqlab.models.training import git_commit, machine_kind
 from dqlab.paths import data_dir, models_dir
 
 SAMPLES = 1_000
 REFERENCE = 5_000
 LOSS_BUCKETS = 10
-
-
-def held_out_images() -> tuple[Tensor, Attributes]:
-    """The 1,000 shipped test images in their fixed tints, `[N, 3, 32, 32]` in [-1, 1]."""
-    return dress(*fashion.load_held_out(), torch.Generator().manual_seed(seeds.TINT))
 
 
 def reference_features(classifier: AttributeClassifier) -> Tensor:
@@ -60,7 +56,7 @@ def reference_features(classifier: AttributeClassifier) -> Tensor:
 def measure_classifier(folder: Path) -> dict[str, Any]:
     """Accuracy per attribute and mean confidence on the held-out images."""
     classifier = load_classifier(folder)
-    images, shown = held_out_images()
+    images, shown = held_out_pictures()
     accuracy = prompt_fidelity(images / 2 + 0.5, shown, classifier)
     confidence = float(classifier.read(images)[1].mean())
     return {"accuracy": _rounded(accuracy), "confidence": round(confidence, 4)}
@@ -70,7 +66,7 @@ def measure_pixel_model(folder: Path) -> dict[str, Any]:
     """What every image model is measured by, and the loss per timestep."""
     pipe = open_pipeline(folder)
     found, _ = _measure_images(pipe)
-    return found | {"loss_per_timestep": loss_per_timestep(pipe, held_out_images()[0])}
+    return found | {"loss_per_timestep": loss_per_timestep(pipe, held_out_pictures()[0])}
 
 
 def measure_conditional_model(folder: Path) -> dict[str, Any]:
@@ -79,7 +75,7 @@ def measure_conditional_model(folder: Path) -> dict[str, Any]:
     found, images = _measure_images(pipe)
     asked = attributes_of(list(seeds.QUALITY[:SAMPLES]))
     agreement = prompt_fidelity(images, asked, classifier)
-    real, shown = held_out_images()
+    real, shown = held_out_pictures()
     accuracy = prompt_fidelity(real / 2 + 0.5, shown, classifier)
     return found | {
         "guidance_scale": family_of(pipe).guidance(Sampler()),
@@ -92,6 +88,14 @@ def measure_conditional_model(folder: Path) -> dict[str, Any]:
     }
 
 
+def measure_binary_latent(folder: Path) -> dict[str, Any]:
+    """What every image model is measured by, agreement with the class, and the bits' quality."""
+    pipe = open_pipeline(folder)
+    found, images = _measure_images(pipe)
+    agreement = prompt_fidelity(images, attributes_of(list(seeds.QUALITY[:SAMPLES])))
+    return found | {"class_agreement": round(agreement["garment"], 4)} | code_quality(pipe)
+
+
 def _measure_images(pipe) -> tuple[dict[str, Any], Tensor]:
     """Confidence, Frechet distance, background distance, seconds; and the samples."""
     classifier = load_classifier()
@@ -99,7 +103,7 @@ def _measure_images(pipe) -> tuple[dict[str, Any], Tensor]:
     first = sample(pipe, seeds.QUALITY[:16], 16)
     seconds = time.perf_counter() - start
     images = torch.cat([first, sample(pipe, seeds.QUALITY[16:SAMPLES])])
-    real, _ = held_out_images()
+    real, _ = held_out_pictures()
     found = {
         "samples": SAMPLES,
         "sampler": vars(Sampler()),
@@ -115,15 +119,11 @@ def _measure_images(pipe) -> tuple[dict[str, Any], Tensor]:
 @torch.no_grad()
 def measure_autoencoder(folder: Path) -> dict[str, Any]:
     """Reconstruction of the held-out images: PSNR, Frechet distance, attributes kept."""
-    from torchmetrics.functional.image import peak_signal_noise_ratio
-
     network, classifier = open_component(folder.name, "AutoencoderKL"), load_classifier()
-    real, shown = held_out_images()
+    real, shown = held_out_pictures()
     parts = [network.decode(network.encode(x).latent_dist.mean).sample for x in real.split(100)]
     decoded = torch.cat(parts).clamp(-1, 1)
-    per_image = peak_signal_noise_ratio(
-        decoded, real, data_range=2.0, reduction="none", dim=(1, 2, 3)
-    )
+    per_image = psnr(decoded, real)
     return {
         "psnr_db_median": round(float(per_image.median()), 2),
         "psnr_db_mean": round(float(per_image.mean()), 2),
@@ -206,6 +206,8 @@ MEASURES = {
     "video-features": measure_video_features,
     "video-unet": measure_video_model,
     "video-dit": measure_video_model,
+    "sr-unet": measure_super_resolution,
+    "binary-latent": measure_binary_latent,
 }
 
 

@@ -1,6 +1,7 @@
 """Open pipelines by shipped name, folder or hub id. Safetensors and JSON only."""
 
 import hashlib
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,25 @@ BARE = "denoiser"
 """The component of a model without a pipeline."""
 OPTIONS = ("dtype", "variant", "revision", "cache_dir", "token")
 """Options of diffusers' `from_pretrained` that `load` passes on."""
+
+OWN_CLASSES = {
+    "SuperResolutionPipeline": "dqlab.models.pipelines.super_resolution",
+    "BinaryLatentPipeline": "dqlab.models.pipelines.binary_latent",
+    "BinaryTransformer": "dqlab.models.pipelines.binary_networks",
+}
+"""Pipelines and networks that diffusers does not have, and the module each is in."""
+
+
+def find_class(name: str) -> type:
+    """The class that a folder names: ours, or else diffusers' own.
+
+    Raises:
+        AttributeError: if neither has it.
+
+    """
+    import diffusers
+
+    return getattr(importlib.import_module(OWN_CLASSES.get(name, diffusers.__name__)), name)
 
 
 def shipped() -> list[str]:
@@ -164,40 +184,38 @@ def open_pipeline(name: str | Path, options: dict[str, Any] | None = None):
     return open_folder(locate(name, options), options)
 
 
-def open_folder(
-    folder: Path, options: dict[str, Any], pipeline: str = "DiffusionPipeline", **components: Any
-):
+def open_folder(folder: Path, options: dict[str, Any], pipeline: str = "", **components: Any):
     """The pipeline in a folder that `locate` found.
 
     Args:
         folder: where it is.
         options: of `OPTIONS`.
-        pipeline: the diffusers class to open it as; by default the one the folder names.
+        pipeline: the class to open it as; by default the one the folder names.
         components: parts that are here already, by name.
 
     Raises:
         CheckpointError: with what is wrong and what to do.
 
     """
-    import diffusers
     from diffusers.utils import logging
 
     logging.disable_progress_bar()
     given = {k: v for k, v in options.items() if k in ("dtype", "variant")}
+    index = _index(folder)
+    # diffusers wants to be told again which parts a pipeline was saved without
+    absent = {name: None for name, kind in index.items() if kind == [None, None]}
     try:
-        pipe = getattr(diffusers, pipeline).from_pretrained(
-            folder, use_safetensors=True, **_absent(folder) | components | given
+        pipe = find_class(pipeline or index["_class_name"]).from_pretrained(
+            folder, use_safetensors=True, **absent | components | given
         )
-    except CheckpointError:
-        raise
     except Exception as error:
         raise CheckpointError(_not_opened(folder, error)) from error
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def _absent(folder: Path) -> dict[str, None]:
-    """Parts the pipeline was saved without: diffusers wants to be told so again.
+def _index(folder: Path) -> dict[str, Any]:
+    """The folder's parts and the name of its pipeline's class.
 
     Raises:
         CheckpointError: if the folder's pipeline class is code of its own.
@@ -206,7 +224,7 @@ def _absent(folder: Path) -> dict[str, None]:
     index = read_json(folder / "model_index.json")
     if not isinstance(index.get("_class_name"), str):
         raise CheckpointError(f"{folder} asks for a pipeline class of its own code; refused.")
-    return {name: None for name, kind in index.items() if kind == [None, None]}
+    return index
 
 
 def open_component(name: str, class_name: str):

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dqlab import seeds
+from dqlab.models import fashion
 from dqlab.models.fashion import GARMENTS
 
 COLOURS: dict[str, tuple[float, float, float]] = {
@@ -97,3 +99,8 @@ def dress(grey: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Ten
     """
     colour, background = draw_tints(len(grey), generator)
     return tint(grey, colour, background), Attributes(labels, colour, background)
+
+
+def held_out_pictures() -> tuple[Tensor, Attributes]:
+    """The 1,000 shipped test images in their fixed tints, `[N, 3, 32, 32]` in [-1, 1]."""
+    return dress(*fashion.load_held_out(), torch.Generator().manual_seed(seeds.TINT))

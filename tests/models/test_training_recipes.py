@@ -2,17 +2,26 @@ import json
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 from filelock import FileLock
 from torch.overrides import TorchFunctionMode
 
 import dqlab
 from dqlab.engine import Budget, Progress
+from dqlab.engine import train as run_task
 from dqlab.errors import CheckpointError, InvalidInputError, UnknownNameError
 from dqlab.models import fashion, training
 from dqlab.models.classifier import load_classifier
 from dqlab.models.recipes import RECIPES, recipe_for
-from dqlab.models.recipes.base import add_noise, blended_weights, weighted_noise_loss
+from dqlab.models.recipes.base import (
+    Part,
+    StagedTask,
+    add_noise,
+    blended_weights,
+    weighted_noise_loss,
+)
 from dqlab.models.recipes.pixel_unet import PixelUNet
+from dqlab.models.recipes.sr_unet import SuperResolutionUNet
 
 
 def weights(folder) -> bytes:
@@ -43,6 +52,75 @@ def test_trains_a_pixel_unet_that_loads(home) -> None:
     assert pipe.unet.dtype is torch.float32
     assert pipe.scheduler.config.timestep_spacing == "trailing"
     assert pipe(num_inference_steps=1, output_type="np").images.shape == (1, 32, 32, 3)
+
+
+def test_trains_a_super_resolution_network_that_loads(home) -> None:
+    folder = train("sr-unet", steps=2)
+    pipe = dqlab.load("sr-unet")
+    images = pipe(torch.rand(2, 3, 8, 8), num_inference_steps=1, output_type="np").images
+    assert images.shape == (2, 32, 32, 3)
+    assert UNet2DModel.from_pretrained(folder / "unet").config.in_channels == 6
+
+
+def test_trains_bits_and_then_their_transformer(untrained_parts) -> None:
+    folder = train("binary-latent", steps=5)
+    told = json.loads((folder / "training.json").read_text())
+    assert [(s["name"], s["steps"]) for s in told["stages"]] == [("bits", 2), ("flips", 3)]
+    pipe = dqlab.load("binary-latent")
+    images = pipe(class_labels=[3], num_inference_steps=2, output_type="np").images
+    assert images.shape == (1, 32, 32, 3)
+
+
+def test_each_stage_trains_its_own_network(untrained_parts) -> None:
+    task = recipe_for("binary-latent").task(Budget(steps=2), torch.device("cpu"))
+    for name, part in zip(task.module, task.stages, strict=True):
+        part.start()
+        task.module.zero_grad(set_to_none=True)
+        task.loss(task.batch(torch.Generator().manual_seed(0)), Progress(0, 0.0)).backward()
+        trained = {id(p) for p in task.module.parameters() if p.grad is not None}
+        assert trained == {id(p) for p in part.parameters}
+        assert trained == {id(p) for p in task.module[name].parameters()}
+
+
+def two_lines(stop_after: int | None = None) -> StagedTask:
+    """A slope, then an offset on top of it; asks to be interrupted at its n-th batch."""
+    torch.manual_seed(0)
+    module = torch.nn.ModuleDict({n: torch.nn.Linear(1, 1) for n in ("slope", "offset")})
+    count = iter(range(99))
+
+    def draw(generator):
+        if next(count) == stop_after:
+            raise KeyboardInterrupt
+        return torch.randn(4, 1, generator=generator)
+
+    def objective(x):
+        return (module["slope"](x) - 3 * x).square().mean()
+
+    def second(x):
+        return (module["offset"](module["slope"](x).detach()) - 3 * x - 1).square().mean()
+
+    parts = [
+        Part("slope", 0.5, module["slope"], draw, objective, 0.1),
+        Part("offset", 0.5, module["offset"], draw, second, 0.1),
+    ]
+    return StagedTask(module, parts, "two-lines", Budget(steps=8), 0.9)
+
+
+@pytest.mark.parametrize("stop_after", [2, 4, 6])
+def test_staged_training_resumes_in_the_stage_it_was_in(tmp_path, stop_after) -> None:
+    options = {"seed": 1, "precision": "fp32", "progress": False}
+    whole = run_task(two_lines(), **options).module.state_dict()
+    with pytest.raises(KeyboardInterrupt):
+        run_task(two_lines(stop_after), run_dir=tmp_path, **options)
+    resumed = run_task(two_lines(), run_dir=tmp_path, **options).module.state_dict()
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def test_a_share_of_a_budget() -> None:
+    assert Budget(steps=10).share(0.4) == Budget(steps=4)
+    assert Budget(steps=1).share(0.4) == Budget(steps=1)
+    assert Budget(minutes=60).share(0.4) == Budget(minutes=24)
 
 
 def test_resumes_to_the_same_bytes_and_replaces_the_old_result(home, stop_before) -> None:
@@ -125,12 +203,20 @@ class Concatenations(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_no_group_straddles_a_shortcut_concatenation() -> None:
+@pytest.mark.parametrize(("recipe", "channels"), [(PixelUNet, 3), (SuperResolutionUNet, 6)])
+def test_no_group_straddles_a_shortcut_concatenation(recipe, channels) -> None:
     with torch.no_grad(), Concatenations() as seen:
-        PixelUNet().model()(torch.zeros(1, 3, 32, 32), 0)
+        recipe().model()(torch.zeros(1, channels, 32, 32), 0)
     assert len(seen.widths) == 6
     for hidden, skip in seen.widths:
-        assert hidden % ((hidden + skip) // PixelUNet.settings["groups"]) == 0
+        assert hidden % ((hidden + skip) // recipe.settings["groups"]) == 0
+
+
+@pytest.mark.parametrize(("name", "megabytes"), [("sr-unet", 3), ("binary-latent", 5)])
+def test_models_fit_their_share_of_the_data_folder(name, megabytes) -> None:
+    """Half precision takes two bytes a number."""
+    numbers = sum(p.numel() for p in recipe_for(name).model().parameters())
+    assert 2 * numbers < 1e6 * megabytes
 
 
 def test_noising_keeps_the_variance() -> None:

@@ -276,9 +276,16 @@ def latte():
     return LattePipeline(t5_tokenizer(), t5(), vae(), network, ddim())
 
 
+def super_resolution():
+    from dqlab.models.pipelines.super_resolution import SuperResolutionPipeline
+
+    pipe = new_pipeline(in_channels=6)
+    return SuperResolutionPipeline(pipe.unet, pipe.scheduler, gain=4.0)
+
+
 PIPELINES = (
     ddim_pixels, ddpm_pixels, ldm, ldm_text, stable_diffusion, sdxl, dit, pixart, pixart_sigma,
-    sd3, flux, animatediff, svd, latte,
+    sd3, flux, animatediff, svd, latte, super_resolution,
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from dqlab.models.families.dit import DIT, LATENT_DIT
 from dqlab.models.families.family import Family
 from dqlab.models.families.flow import FLUX, SD3
 from dqlab.models.families.latent import LATENT_UNET, LDM, LDM_TEXT, SDXL, STABLE_DIFFUSION
+from dqlab.models.families.own import BINARY_LATENT, SR_UNET
 from dqlab.models.families.pixart import PIXART, TEXT_DIT
 from dqlab.models.families.pixel import DDPM_UNET, PIXEL_UNET
 from dqlab.models.families.sampler import Sampler
@@ -24,6 +25,7 @@ FAMILIES: tuple[Family, ...] = (
     LATENT_DIT, DIT, TEXT_DIT, PIXART,
     SD3, FLUX,
     VIDEO_UNET, ANIMATEDIFF, SVD, VIDEO_DIT, LATTE,
+    SR_UNET, BINARY_LATENT,
 )  # fmt: skip
 
 __all__ = ["FAMILIES", "BareModel", "Family", "Sampler", "ask", "family_of", "wrap_module"]

@@ -46,6 +46,11 @@ def caption_classes(pipe, seeds: Sequence[int]) -> dict[str, Any]:
     return {"class_labels": caption_number(attributes_of(seeds)).tolist()}
 
 
+def garments_of_seeds(pipe, seeds: Sequence[int]) -> dict[str, Any]:
+    """A model conditioned on garments alone draws each seed's own."""
+    return {"class_labels": attributes_of(seeds).garment.tolist()}
+
+
 def imagenet_classes(pipe, seeds: Sequence[int]) -> dict[str, Any]:
     """A class drawn from each seed."""
     return {"class_labels": [_drawn(seed, IMAGENET_CLASSES) for seed in seeds]}

@@ -4,9 +4,11 @@ from dqlab.errors import UnknownNameError
 from dqlab.models.recipes.attribute_classifier import AttributeClassifierRecipe
 from dqlab.models.recipes.autoencoder import AutoencoderRecipe
 from dqlab.models.recipes.base import Recipe
+from dqlab.models.recipes.binary_latent import BinaryLatent
 from dqlab.models.recipes.latent_dit import LatentDiT
 from dqlab.models.recipes.latent_unet import LatentUNet
 from dqlab.models.recipes.pixel_unet import PixelUNet
+from dqlab.models.recipes.sr_unet import SuperResolutionUNet
 from dqlab.models.recipes.text_dit import TextDiT
 from dqlab.models.recipes.video_dit import VideoDiT
 from dqlab.models.recipes.video_features import VideoFeaturesRecipe
@@ -24,6 +26,8 @@ RECIPES: dict[str, type[Recipe]] = {
         VideoFeaturesRecipe,
         VideoUNet,
         VideoDiT,
+        SuperResolutionUNet,
+        BinaryLatent,
     )
 }
 

@@ -68,16 +68,10 @@ class AutoencoderRecipe(Recipe):
             images = images.contiguous(memory_format=torch.channels_last)
             posterior = module.encode(images).latent_dist
             decoded = module.decode(posterior.mean + posterior.std * noise).sample
-            return self._loss(images, decoded, posterior.kl().mean(), judge)
+            loss = reconstruction_loss(images, decoded, judge, self.settings["perceptual_weight"])
+            return loss + self.settings["kl_weight"] * posterior.kl().mean()
 
         return self.supervised(module, draw, objective, budget)
-
-    def _loss(self, images: Tensor, decoded: Tensor, kl: Tensor, judge: nn.Module) -> Tensor:
-        error = decoded.float() - images
-        pixels = error.square().mean() + error.abs().mean()
-        seen = judge.trunk(decoded).float() - judge.trunk(images).float()
-        perceptual = self.settings["perceptual_weight"] * seen.square().mean()
-        return pixels + perceptual + self.settings["kl_weight"] * kl
 
     def export(self, module: nn.Module, folder: Path) -> None:
         """An `AutoencoderKL` folder, fp16; its `scaling_factor` makes latents unit scale."""
@@ -85,6 +79,16 @@ class AutoencoderRecipe(Recipe):
         plain.load_state_dict(module.state_dict())
         plain.register_to_config(scaling_factor=latent_scale(plain))
         plain.half().save_pretrained(folder)
+
+
+def reconstruction_loss(
+    images: Tensor, decoded: Tensor, judge: nn.Module, perceptual_weight: float
+) -> Tensor:
+    """Mean squared and absolute error, and the distance of the judge's feature maps."""
+    error = decoded.float() - images
+    pixels = error.square().mean() + error.abs().mean()
+    seen = judge.trunk(decoded).float() - judge.trunk(images).float()
+    return pixels + perceptual_weight * seen.square().mean()
 
 
 @torch.no_grad()

@@ -3,8 +3,9 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -98,6 +99,58 @@ class SupervisedTask:
     def loss(self, batch: Any, progress: Progress) -> Tensor:
         """The recipe's loss."""
         return self.objective(batch)
+
+
+@dataclass
+class Part:
+    """One network of a `StagedTask`: its share of the budget, its batches and its loss."""
+
+    name: str
+    share: float
+    network: nn.Module
+    draw: Callable[[torch.Generator], Any]
+    objective: Callable[[Any], Tensor]
+    lr: float
+
+    def stage(self, budget: Budget, start: Callable[[], None]) -> Stage:
+        """AdamW on the network's own parameters, along a cosine."""
+        return Stage(
+            budget.share(self.share),
+            list(self.network.parameters()),
+            self.lr,
+            cosine(0.02),
+            clip_norm=1.0,
+            name=self.name,
+            start=start,
+        )
+
+
+class StagedTask:
+    """Networks trained one after the other; saved, resumed and averaged as one module."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        parts: Sequence[Part],
+        fingerprint: str,
+        budget: Budget,
+        ema_decay: float | None,
+    ):
+        self.module, self.fingerprint, self.ema_decay = module, fingerprint, ema_decay
+        self.part = parts[0]
+        self.stages = [part.stage(budget, partial(self.begin, part)) for part in parts]
+
+    def begin(self, part: Part) -> None:
+        """From now on, batches and losses are those of `part`."""
+        self.part = part
+
+    def batch(self, generator: torch.Generator) -> Any:
+        """Draw one batch."""
+        return self.part.draw(generator)
+
+    def loss(self, batch: Any, progress: Progress) -> Tensor:
+        """The current part's loss."""
+        return self.part.objective(batch)
 
 
 def add_noise(alphas_cumprod: Tensor, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:

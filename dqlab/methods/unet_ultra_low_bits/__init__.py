@@ -1,0 +1,1 @@
+"""Ultra-low-bit diffusion models (survey category 1.7)."""

@@ -1,0 +1,1 @@
+"""Pipelines that diffusers does not have; `dqlab.load` opens their folders."""
