@@ -40,8 +40,8 @@ class Reach:
     low: Tensor
     high: Tensor
 
-    def over(self, rows: Tensor) -> pd.DataFrame:
-        """Min-max over some rows (a mask or an index): columns low, high, indexed by site.
+    def over(self, rows: Tensor | slice) -> pd.DataFrame:
+        """Min-max over some rows (mask, index or slice): columns low, high, indexed by site.
 
         Raises:
             InvalidInputError: if no row is chosen.
@@ -108,30 +108,6 @@ def picks_of(pipe, recipe: "str | Recipe", sampler: Sampler) -> States:
     """The states a method calibrates on."""
     job = job_of(pipe, recipe, sampler)
     return job.recipe.calibrate(job)
-
-
-def rows_of(states: States, chosen: States) -> Tensor:
-    """For every chosen state the row of `states` with the same step and trajectory.
-
-    Raises:
-        InvalidInputError: if one is not among them.
-
-    """
-    at = {
-        key: i
-        for i, key in enumerate(zip(states.step.tolist(), states.seed.tolist(), strict=True))
-    }
-    keys = list(zip(chosen.step.tolist(), chosen.seed.tolist(), strict=True))
-    if missing := [key for key in keys if key not in at]:
-        raise InvalidInputError(
-            f"Step {missing[0][0]} of trajectory {missing[0][1]} was picked but not recorded; "
-            "record more trajectories."
-        )
-    return torch.tensor([at[key] for key in keys], dtype=torch.int64)
-
-
-def _keys(states: States) -> list[tuple[int, int]]:
-    return list(zip(states.step.tolist(), states.seed.tolist(), strict=True))
 
 
 def finished(states: States, images: Tensor) -> States:
@@ -249,8 +225,8 @@ def _inner(student: nn.Module, teacher: nn.Module, path: str, layers, fed) -> di
 
 
 @torch.no_grad()
-def rounded_states_db(pipe, states: States, bits: int) -> float:
-    """SQNR in dB of the last state when every x_{t-1} is rounded to `bits`, the network exact.
+def rounded_states_db(pipe, states: States, bits: int) -> Tensor:
+    """SQNR in dB of each trajectory's last state when every x_{t-1} is rounded to `bits`, the network exact.
 
     Each state is rounded per tensor within its own extremes, as PTQ4DM's study of what tolerates
     rounding does (section 3.2). eta 0.
@@ -265,5 +241,5 @@ def rounded_states_db(pipe, states: States, bits: int) -> float:
         exact = step(model(exact, t).sample, t, exact).prev_sample
         rough = step(model(rough, t).sample, t, rough).prev_sample
         rough = fmt.fake_quant(rough, fmt.params(rough.min(), rough.max()))
-    difference = (rough - exact).double()
-    return float(to_db(exact.double().square().sum(), difference.square().sum()))
+    power, error = (x.double().square().flatten(1).sum(1) for x in (exact, rough - exact))
+    return torch.from_numpy(to_db(power, error))

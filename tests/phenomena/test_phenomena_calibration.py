@@ -4,7 +4,6 @@ import pandas as pd
 import pytest
 import torch
 
-import dqlab
 from dqlab.errors import InvalidInputError
 from dqlab.fit.profiles import Settings
 from dqlab.phenomena import calibration as cal
@@ -73,13 +72,6 @@ def test_methods_pick_for_themselves(bench, plan) -> None:
     torch.testing.assert_close(found["clean images"].x, bench.images * 2 - 1)
 
 
-def test_rows_are_found_by_step_and_trajectory(bench) -> None:
-    chosen = bench.states[torch.tensor([5, 40, 7])]
-    assert cal.rows_of(bench.states, chosen).tolist() == [5, 40, 7]
-    with pytest.raises(InvalidInputError, match="not recorded"):
-        cal.rows_of(bench.states[:3], chosen)
-
-
 def test_ranges_of_all_steps_are_never_narrower_than_those_of_one(bench) -> None:
     every, one = (
         bench.reach.over(rows) for rows in (bench.states.step >= 0, bench.states.step == 0)
@@ -110,16 +102,10 @@ def test_a_block_is_told_by_its_output_and_its_inner_layers(pipe, run) -> None:
     assert (found["error"] > 0).all()
 
 
-def test_sampler_states_tolerate_eight_bits() -> None:
-    """The study's finding holds for a trained network: rounding x_{t-1} alone leaves 35 dB."""
-    shipped = dqlab.load("pixel-unet")
-    assert cal.rounded_states_db(shipped, record(shipped, [0])[0], 8) > 35
-
-
 def test_finer_states_change_less(pipe, run) -> None:
     """Each bit is worth 6 dB where rounding errors only add up."""
     coarse, fine = (cal.rounded_states_db(pipe, run[0], bits) for bits in (8, 14))
-    assert fine - coarse == pytest.approx(36, abs=4)
+    assert (fine - coarse).tolist() == pytest.approx([36, 36], abs=4)
 
 
 def powers(**db: float) -> pd.DataFrame:
@@ -145,7 +131,7 @@ def block(plain: float, fine: float) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("ptq4dm", "eda", "plain", "told"),
     [
-        (31.0, 31.0, 4.0, ["reproduces"] * 6),
+        (31.0, 31.0, 4.0, ["reproduces"] * 5),
         (25.0, 30.2, 0.9, ["reproduces"] * 2 + ["does not reproduce here", "weaker here"]),
     ],
 )
@@ -153,6 +139,7 @@ def test_claims_have_branches(ptq4dm, eda, plain, told) -> None:
     frames = {
         "powers": powers(noise=20, clean=5, uniform=30, ptq4dm=ptq4dm, eda=eda),
         "block": block(plain, 0.1),
+        "rounded": pd.DataFrame({"bits": 8, "db": [36.0, 40.0, 44.0]}),
     }
     found = [claim.outcome for claim in measured.claims(frames).values()]
     assert found[: len(told)] == told
