@@ -226,10 +226,10 @@ def _inner(student: nn.Module, teacher: nn.Module, path: str, layers, fed) -> di
 
 @torch.no_grad()
 def rounded_states_db(pipe, states: States, bits: int) -> Tensor:
-    """SQNR in dB of each trajectory's last state when every x_{t-1} is rounded to `bits`, the network exact.
+    """SQNR in dB of each trajectory's last state when every x_{t-1} is rounded to `bits`.
 
-    Each state is rounded per tensor within its own extremes, as PTQ4DM's study of what tolerates
-    rounding does (section 3.2). eta 0.
+    The network stays exact. Each state is rounded per tensor within its own extremes, as in
+    PTQ4DM's study of what tolerates rounding (section 3.2). Eta is 0.
     """
     model, start = family_of(pipe).denoiser(pipe), states.step == 0
     times = states.t.unique_consecutive().tolist()[: int(states.step.max()) + 1]

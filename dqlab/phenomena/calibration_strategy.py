@@ -126,10 +126,10 @@ def measure(
 
     Returns:
         Frames picks (`picked_frame`), powers (source, step, t, seed, signal, noise), pictures
-        (source, seed, mse), matrix (ranges_from, step, timestep, db), normal (mu, sigma, mean
-        db), drift (site, branch, step, absmax), eda (step, density, variety, count), path
-        (`principal_path`), block (`block_errors`), rounded (bits, db, a row per trajectory), ledger, outcomes; tensors
-        exact `[kept, ...]`, made `[sources, kept, ...]`.
+        (source, seed, mse), matrix (ranges_from, step, timestep, db), normal (mu, sigma, step,
+        timestep, db), drift (site, branch, step, absmax), eda (step, density, variety, count),
+        path (`principal_path`), block (`block_errors`), rounded (bits, db; a row for each
+        trajectory), ledger, outcomes; tensors exact `[kept, ...]`, made `[sources, kept, ...]`.
 
     """
     plan = plan or Plan()
