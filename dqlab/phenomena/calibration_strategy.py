@@ -62,7 +62,7 @@ class Plan:
     kept: int = 3
     compared: int = 16
     means: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-    spreads: tuple[float, ...] = (0.0, 0.4)
+    spreads: tuple[float, ...] = (0.0, 0.1, 0.4)
     ledger: tuple[tuple[int, int], ...] = ((4, 8),)
     iterations: int = 300
     block_bits: int = 3
@@ -216,11 +216,18 @@ def _normal(b: Bench, held_out: States) -> pd.DataFrame:
         for sigma in b.plan.spreads:
             generator = torch.Generator().manual_seed(0)
             t = time_steps(b.plan.samples, T, mu, sigma, generator)
-            picked = torch.isin(b.states.step, T - 1 - t)
-            q = b.with_ranges(b.reach.over(picked))
+            drawn = rows_at(b.states, (T - 1 - t).bincount(minlength=T).tolist(), generator)
+            q = b.with_ranges(b.reach.over(drawn))
             table = cal.per_step(powers_of(q, held_out).assign(source=""))
             rows.append(table.drop(columns="source").assign(mu=mu, sigma=sigma))
     return pd.concat(rows, ignore_index=True)
+
+
+def rows_at(states: States, n: list[int], generator: torch.Generator) -> Tensor:
+    """n_k random rows of every step k, or all where there are fewer."""
+    at = [(states.step == k).nonzero().flatten() for k in range(len(n))]
+    drawn = [torch.randperm(len(rows), generator=generator) for rows in at]
+    return torch.cat([rows[d[:count]] for rows, d, count in zip(at, drawn, n, strict=True)])
 
 
 def _features(b: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:

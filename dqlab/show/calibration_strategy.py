@@ -16,6 +16,7 @@ from dqlab.show import charts
 from dqlab.show.bundle import Page, Picture, number
 from dqlab.show.deciders import decider
 from dqlab.show.explorer import Control, Explorer
+from dqlab.show.maps import layer_step_map
 from dqlab.show.panel import Canvas
 from dqlab.show.questions import Asked, asked
 from dqlab.show.roles import role, style
@@ -174,8 +175,6 @@ def normal_explorer(results: Stored) -> Explorer:
 
 def matrix(results: Stored) -> Picture:
     """Ranges from one step (down) used at every step (across)."""
-    from dqlab.show.maps import layer_step_map
-
     frame = results.frames["matrix"]
     named = frame.assign(layer="ranges of step " + frame["ranges_from"].astype(str))
     return layer_step_map(named, value="db", unit=UNIT)
@@ -237,10 +236,7 @@ def pictures(results: Stored) -> Picture:
 def block_table(block: pd.DataFrame) -> Page:
     """One block's errors by fit, its own and its inner layers'."""
     wide = block.pivot(index="fit", columns="layer", values="error").loc[block["fit"].unique()]
-    rows = [
-        (name, *(f"{value:.3f}" for value in row))
-        for name, row in zip(wide.index, wide.to_numpy(), strict=True)
-    ]
+    rows = [(fit, *(f"{value:.3f}" for value in row)) for fit, *row in wide.itertuples()]
     words = "Held-out squared error, weights at 3 bits, inputs in full precision."
     return table(words, ("fit", *wide.columns), rows)
 

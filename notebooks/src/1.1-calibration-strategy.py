@@ -17,7 +17,7 @@
 import torch
 
 import dqlab
-from dqlab import metrics, seeds, show
+from dqlab import seeds, show
 from dqlab import phenomena as ph
 from dqlab.phenomena import calibration as cal
 from dqlab.phenomena import calibration_strategy as measured

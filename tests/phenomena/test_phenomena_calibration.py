@@ -72,6 +72,12 @@ def test_methods_pick_for_themselves(bench, plan) -> None:
     torch.testing.assert_close(found["clean images"].x, bench.images * 2 - 1)
 
 
+def test_rows_come_from_the_steps_asked_for(bench) -> None:
+    rows = measured.rows_at(bench.states, [3, 0, 99], torch.Generator().manual_seed(0))
+    assert bench.states.step[rows].bincount().tolist() == [3, 0, 24]
+    assert len(rows.unique()) == len(rows)
+
+
 def test_ranges_of_all_steps_are_never_narrower_than_those_of_one(bench) -> None:
     every, one = (
         bench.reach.over(rows) for rows in (bench.states.step >= 0, bench.states.step == 0)
