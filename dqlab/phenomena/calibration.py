@@ -9,6 +9,7 @@ import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
@@ -25,6 +26,7 @@ from dqlab.layers import common_policy, quantizers
 from dqlab.methods import describe
 from dqlab.methods.job import Job
 from dqlab.methods.recipe import Recipe, as_recipe
+from dqlab.methods.registry import find
 from dqlab.metrics import to_db
 from dqlab.models.families import Sampler, family_of
 from dqlab.ranges import grid_search
@@ -114,6 +116,11 @@ def finished(states: States, images: Tensor) -> States:
     """Finished pictures `[N, 3, H, W]` in [0, 1] as inputs, with the time of the last step."""
     last = states[states.step == states.step.max()]
     return replace(last, x=images * 2 - 1)
+
+
+def counts_of(pipe, slug: str, sampler: Sampler, states: States, **options: Any) -> list[int]:
+    """How many states of each step the method `slug` would pick from recorded ones."""
+    return find(slug)(**options).counts(job_of(pipe, slug, sampler), states)
 
 
 def picked_frame(sets: dict[str, States]) -> pd.DataFrame:

@@ -85,11 +85,16 @@ class Bench:
         return with_bits(self.quantized, 8, ranges)
 
 
-def bench(pipe, plan: Plan | None = None, trajectories: int | None = None) -> Bench:
-    """Record the calibration runs and quantize once; `trajectories` records fewer."""
+def bench(pipe, plan: Plan | None = None) -> Bench:
+    """Record the calibration runs and quantize once."""
     plan = plan or Plan()
-    count = trajectories or plan.trajectories
-    states, images = record(pipe, seeds.CALIBRATION[:count], plan.sampler)
+    recorded = record(pipe, seeds.CALIBRATION[: plan.trajectories], plan.sampler)
+    return bench_on(pipe, *recorded, plan)
+
+
+def bench_on(pipe, states: States, images: Tensor, plan: Plan | None = None) -> Bench:
+    """The same on runs that are recorded already, or on some of their steps."""
+    plan = plan or Plan()
     q = quantize(pipe, "rtn", 8, 8, sampler=plan.sampler, calibration=states[:1])
     return Bench(pipe, plan, states, images, q, cal.reach(q, states, activation_sites(q)))
 

@@ -82,11 +82,15 @@ class EdaDm(Method):
 
     def calibrate(self, job: Job) -> States:
         """As many samples of each step as its density and variety earn it."""
-        trajectories, compared, samples = CALIBRATION[job.profile]
+        trajectories = CALIBRATION[job.profile][0]
         states, _ = record(job.original, seeds.CALIBRATION[:trajectories], job.sampler)
+        return draw(job, states, self.counts(job, states))
+
+    def counts(self, job: Job, states: States) -> list[int]:
+        """Samples of each step of `states`, by the features of its first trajectories."""
+        _, compared, samples = CALIBRATION[job.profile]
         F = self.features(job, states, compared)
-        n = allocate(self.scores(F), samples if self.samples is None else self.samples)
-        return draw(job, states, n)
+        return allocate(self.scores(F), samples if self.samples is None else self.samples)
 
     def features(self, job: Job, states: States, compared: int) -> Tensor:
         """F `[T, B, C, ...]`: the probe's input at every step of the first B trajectories."""

@@ -59,14 +59,18 @@ class Ptq4dm(Method):
         self.metric, self.symmetric = metric, symmetric
 
     def calibrate(self, job: Job) -> States:
-        """N states at normally distributed steps, step 0 of `States` being t = T - 1."""
-        trajectories, usual = CALIBRATION[job.profile]
+        """N states at normally distributed steps."""
+        trajectories, _ = CALIBRATION[job.profile]
         states, _ = record(job.original, seeds.CALIBRATION[:trajectories], job.sampler)
+        return draw(job, states, self.counts(job, states))
+
+    def counts(self, job: Job, states: States) -> list[int]:
+        """Samples of each step of `states`, whose step 0 is t = T - 1."""
         T = int(states.step.max()) + 1
-        samples = usual if self.samples is None else self.samples
+        samples = CALIBRATION[job.profile][1] if self.samples is None else self.samples
         generator = torch.Generator().manual_seed(job.seed)
         t = time_steps(samples, T, self.mu, self.sigma, generator)
-        return draw(job, states, (T - 1 - t).bincount(minlength=T).tolist())
+        return (T - 1 - t).bincount(minlength=T).tolist()
 
     def formats(self, job: Job) -> dict[str, Format | None]:
         """The policy's, with the zero point in the middle of the codes."""
