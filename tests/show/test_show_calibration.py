@@ -70,5 +70,8 @@ def test_the_shipped_outcomes_follow_from_the_shipped_numbers(results) -> None:
     again = measured.outcomes(results.frames).set_index("name")
     assert again["outcome"].to_dict() == kept["outcome"].to_dict()
     torch.testing.assert_close(
-        torch.tensor(again["measured"]), torch.tensor(kept["measured"]), rtol=1e-4, atol=1e-3
+        torch.tensor(again["measured"].tolist()),
+        torch.tensor(kept["measured"].tolist()),
+        rtol=1e-4,
+        atol=1e-3,
     )
