@@ -134,6 +134,7 @@ def source_explorer(results: Stored) -> Explorer:
         compute,
         draw,
         presets={name: {"source": name} for name in ("clean images", "pure noise", "ptq4dm")},
+        stops=("clean images", "ptq4dm"),
     )
 
 
@@ -170,6 +171,7 @@ def normal_explorer(results: Stored) -> Explorer:
             "one step, the last": {"mu": means[0], "sigma": spreads[0]},
             "one step, the first": {"mu": means[-1], "sigma": spreads[0]},
         },
+        stops=("the script's setting", "one step, the last"),
     )
 
 

@@ -202,6 +202,10 @@ explore.block_table(frames["block"])
 # %%
 show.source(eda_dm.fine_grained_loss)
 
+# %% [markdown] tags=["quoted"]
+# What the paper reports (quoted, not measured here): Stable Diffusion on MS-COCO with a quarter of
+# the size, 1.83 times the speed, and a CLIP score lower by 0.05 (its abstract).
+
 # %% [markdown]
 # ### The ledger
 #
