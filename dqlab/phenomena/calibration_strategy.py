@@ -317,11 +317,13 @@ def claims(frames: dict[str, pd.DataFrame]) -> dict[str, Claim]:
     gains = {name: [gain_db(of(powers, s), of(powers, name)) for s in SINGLE] for name in METHODS}
     found = {
         "single": Claim(
-            "drawn steps beat pure noise (PTQ4DM, eps, W8A8)", "FID 24.26 against 33.15 (two studies)",
+            "drawn steps beat pure noise (PTQ4DM, eps, W8A8)",
+            "FID 24.26 against 33.15 (two studies)",
             *gains["ptq4dm"][0], "dB", 1.0,
         ),
         "clean": Claim(
-            "drawn steps beat finished pictures (PTQ4DM, eps, W8A8)", "FID 24.26 against 128.63 (two studies)",
+            "drawn steps beat finished pictures (PTQ4DM, eps, W8A8)",
+            "FID 24.26 against 128.63 (two studies)",
             *gains["ptq4dm"][1], "dB", 1.0,
         ),
         "normal": Claim(

@@ -80,10 +80,10 @@ def rug(picked: pd.DataFrame, sentence: str, width: int = 760, height: int = 300
 @style()
 def shares_and_strip(
     shares: Sequence[float], strips: pd.DataFrame, sentence: str, roles: Mapping[str, str],
-    width: int = 640,
+    width: int = 560,
 ) -> Picture:  # fmt: skip
     """Share of the picks at each step over the SQNR there: columns series, step, timestep, db."""
-    canvas = Canvas(width, 430, heights=(0.45, 1), sharex=True)
+    canvas = Canvas(width, 380, heights=(0.45, 1), sharex=True)
     top, main = canvas.panels
     edges = np.arange(len(shares) + 1) - 0.5
     top.bars(edges, np.asarray(shares), role("method").colour)
@@ -179,7 +179,7 @@ def matrix(results: Stored) -> Picture:
     """Ranges from one step (down) used at every step (across)."""
     frame = results.frames["matrix"]
     named = frame.assign(layer="ranges of step " + frame["ranges_from"].astype(str))
-    return layer_step_map(named, value="db", unit=UNIT)
+    return layer_step_map(named, value="db", unit=UNIT, width=720, height=420)
 
 
 @style()

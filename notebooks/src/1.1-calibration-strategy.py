@@ -523,7 +523,7 @@ for claim in claims.values():
 # %% [markdown]
 # Every value must land on one of $2^b$ levels, and the chooser of those levels must have seen
 # every kind of state. What is left over: all states are seen, and one tensor still holds two
-# populations. That is the topic of 1.2.
+# populations. That is the topic of the next notebook, on shortcuts.
 #
 # ## References
 #
