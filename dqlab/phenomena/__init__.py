@@ -2,6 +2,7 @@
 
 from dqlab.phenomena import (
     bits,
+    calibration,
     census,
     chain,
     drift,
@@ -18,6 +19,7 @@ from dqlab.phenomena import (
 
 __all__ = [
     "bits",
+    "calibration",
     "census",
     "chain",
     "drift",

@@ -13,7 +13,8 @@ from dqlab.fit.profiles import JOINT
 from dqlab.fit.reconstruct import outputs_of
 from dqlab.layers import quantizers
 from dqlab.methods import describe, quantize, recipe
-from dqlab.methods.unet_calibration.eda_dm import EdaDm, pick
+from dqlab.methods.drawing import pick
+from dqlab.methods.unet_calibration.eda_dm import EdaDm
 from dqlab.models.families import PIXEL_UNET
 from dqlab.reference.brecq import block_loss
 from dqlab.trajectory import States

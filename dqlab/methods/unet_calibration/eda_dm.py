@@ -19,7 +19,6 @@ regulariser. Shortcuts are split as in Q-Diffusion. Follows the authors' publish
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +27,15 @@ from dqlab import seeds
 from dqlab.errors import InvalidInputError, NotApplicableError
 from dqlab.fit import capture
 from dqlab.fit.profiles import JOINT
-from dqlab.formats import Affine, Format
+from dqlab.formats import Format
+from dqlab.methods.centred import centred, set_searched_ranges
+from dqlab.methods.drawing import draw
 from dqlab.methods.job import Job
-from dqlab.methods.method import Method, Paper, Phase, SetRanges, set_ranges
+from dqlab.methods.method import Method, Paper, Phase, SetRanges
 from dqlab.methods.reconstruction import Reconstruct
 from dqlab.methods.splitting import split_shortcuts
-from dqlab.ranges import Ema, grid_search
 from dqlab.reference.eda_dm import allocate, density, pairwise_mse, score, variety
-from dqlab.trajectory import States, concatenate, record
+from dqlab.trajectory import States, record
 
 CALIBRATION = {"teach": (32, 16, 160), "paper": (512, 64, 1024)}
 """Trajectories to draw from, trajectories B whose features are compared, samples N.
@@ -86,13 +86,15 @@ class EdaDm(Method):
 
     def calibrate(self, job: Job) -> States:
         """As many samples of each step as its density and variety earn it."""
-        trajectories, compared, samples = CALIBRATION[job.profile]
+        trajectories = CALIBRATION[job.profile][0]
         states, _ = record(job.original, seeds.CALIBRATION[:trajectories], job.sampler)
+        return draw(job, states, self.counts(job, states))
+
+    def counts(self, job: Job, states: States) -> list[int]:
+        """Samples of each step of `states`, by the features of its first trajectories."""
+        _, compared, samples = CALIBRATION[job.profile]
         F = self.features(job, states, compared)
-        n = allocate(self.scores(F), samples if self.samples is None else self.samples)
-        if more := seeds.CALIBRATION[trajectories : max(n)]:  # few steps share many samples
-            states = concatenate([states, record(job.original, more, job.sampler)[0]])
-        return pick(states, n, torch.Generator().manual_seed(job.seed))
+        return allocate(self.scores(F), samples if self.samples is None else self.samples)
 
     def features(self, job: Job, states: States, compared: int) -> Tensor:
         """F `[T, B, C, ...]`: the probe's input at every step of the first B trajectories.
@@ -127,19 +129,12 @@ class EdaDm(Method):
 
     def formats(self, job: Job) -> dict[str, Format | None]:
         """The policy's, with the zero point in the middle of the codes."""
-        return {site: self._format(fmt) for site, fmt in super().formats(job).items()}
-
-    def _format(self, fmt: Format | None) -> Format | None:
-        affine = isinstance(fmt, Affine) and fmt.variant == "asymmetric"
-        return Affine(fmt.bits, "sym_offset") if affine and self.symmetric else fmt
+        found = super().formats(job)
+        return centred(found) if self.symmetric else found
 
     def ranges(self, job: Job, sites: Sequence[str]) -> None:
         """Least L_2.4 error over 100 ranges; activations as a moving average over batches."""
-
-        def observer(site: str, fmt: Format) -> Ema:
-            return Ema("grid", fmt, name=site)
-
-        set_ranges(job, sites, partial(grid_search, axis=0, dims=1), observer)
+        set_searched_ranges(job, sites)
 
     def fit(self, job: Job) -> list[Phase]:
         """All ranges first, then rounding and activation step sizes together."""
@@ -150,33 +145,6 @@ class EdaDm(Method):
             settings = replace(usual, layer_weight=weight, lam=self.regularizer)
             phases.append(Reconstruct("fine-grained reconstruction", job.teacher, settings))
         return phases
-
-
-def pick(states: States, n: Sequence[int], generator: torch.Generator) -> States:
-    """n_i rows of step i, shuffled; trajectories take turns in random order.
-
-    With at least as many trajectories as samples none is used twice. All guidance branches of a
-    chosen state are kept.
-
-    Raises:
-        InvalidInputError: if a step should give more samples than there are trajectories.
-
-    """
-    names = states.seed.unique()
-    if max(n) > len(names):
-        raise InvalidInputError(
-            f"Step {n.index(max(n))} should give {max(n)} samples, but only {len(names)} "
-            "trajectories were recorded. Ask for fewer samples."
-        )
-    steps = torch.repeat_interleave(torch.arange(len(n)), torch.tensor(n))
-    turns = names[torch.randperm(len(names), generator=generator)]
-    turns = turns[torch.arange(len(steps)) % len(names)]
-    chosen = [
-        ((states.step == step) & (states.seed == seed)).nonzero().flatten()
-        for step, seed in zip(steps.tolist(), turns.tolist(), strict=True)
-    ]
-    order = torch.randperm(len(chosen), generator=generator).tolist()
-    return states[torch.cat([chosen[i] for i in order])]
 
 
 def _middle_attention(denoiser: nn.Module) -> str:

@@ -1,0 +1,369 @@
+"""Measure what the notebook 1.1-calibration-strategy shows but has no time to compute.
+
+    python -m dqlab.phenomena.calibration_strategy
+
+writes data/results/calibration-strategy: some minutes on one core.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dqlab import seeds
+from dqlab.fit.profiles import JOINT
+from dqlab.methods import quantize, recipe
+from dqlab.methods.unet_calibration.eda_dm import EdaDm
+from dqlab.metrics import mean_sqnr_db
+from dqlab.models.families import Sampler, family_of
+from dqlab.phenomena import calibration as cal
+from dqlab.phenomena import stored
+from dqlab.phenomena.bits import with_bits
+from dqlab.phenomena.drift import activation_sites, branch_of, watchable
+from dqlab.phenomena.ledger import Claim, claims_frame, gain_db, ledger_row, powers_of
+from dqlab.phenomena.verdicts import Verdict
+from dqlab.reference.eda_dm import allocate, density, pairwise_mse, variety
+from dqlab.reference.ptq4dm import time_steps
+from dqlab.trajectory import States, record
+
+NAME = "calibration-strategy"
+COMMAND = "python -m dqlab.phenomena.calibration_strategy"
+MODEL = "pixel-unet"
+SOURCES = ("pure noise", "first steps", "clean images", "uniform", "ptq4dm", "eda-dm")
+SINGLE = ("pure noise", "clean images")
+METHODS = ("ptq4dm", "eda-dm")
+BLOCK = "mid_block.resnets.0"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to measure.
+
+    Attributes:
+        trajectories: recorded to pick from.
+        samples: N, the states a source may pick.
+        held_out: trajectories behind every SQNR; the first `crossed` of them behind the matrix.
+        pictures: gallery seeds behind every paired error, `kept` of them stored.
+        compared: trajectories whose features EDA-DM compares.
+        means, spreads: of PTQ4DM's distribution, tried in all pairs.
+        ledger: weight and activation bits of the ledger.
+        iterations: of each block reconstruction, with weights of `block_bits`.
+        sampler: the setting of everything.
+
+    """
+
+    trajectories: int = 32
+    samples: int = 160
+    held_out: int = 8
+    crossed: int = 4
+    pictures: int = 16
+    kept: int = 3
+    compared: int = 16
+    means: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    spreads: tuple[float, ...] = (0.0, 0.1, 0.4)
+    ledger: tuple[tuple[int, int], ...] = ((4, 8),)
+    iterations: int = 300
+    block_bits: int = 3
+    sampler: Sampler = field(default_factory=Sampler)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all measurements share: recorded runs, and W8A8 that takes any ranges."""
+
+    pipe: object
+    plan: Plan
+    states: States
+    images: Tensor
+    quantized: object
+    reach: cal.Reach
+
+    def with_ranges(self, ranges: pd.DataFrame):
+        """W8A8 with these activation ranges."""
+        return with_bits(self.quantized, 8, ranges)
+
+
+def bench(pipe, plan: Plan | None = None) -> Bench:
+    """Record the calibration runs and quantize once."""
+    plan = plan or Plan()
+    recorded = record(pipe, seeds.CALIBRATION[: plan.trajectories], plan.sampler)
+    return bench_on(pipe, *recorded, plan)
+
+
+def bench_on(pipe, states: States, images: Tensor, plan: Plan | None = None) -> Bench:
+    """The same on runs that are recorded already, or on some of their steps."""
+    plan = plan or Plan()
+    q = quantize(pipe, "rtn", 8, 8, sampler=plan.sampler, calibration=states[:1])
+    return Bench(pipe, plan, states, images, q, cal.reach(q, states, activation_sites(q)))
+
+
+def sets(b: Bench) -> dict[str, States]:
+    """The calibration states of every source; the methods choose for themselves."""
+    states, T = b.states, int(b.states.step.max()) + 1
+    few = states.seed.unique()[: -(-b.plan.samples // T)]
+    found = {
+        "pure noise": states[states.step == 0],
+        "first steps": states[states.step < max(1, T // 4)],
+        "clean images": cal.finished(states, b.images),
+        "uniform": states[torch.isin(states.seed, few)],
+    }
+    for slug in METHODS:
+        found[slug] = cal.picks_of(b.pipe, recipe(slug, samples=b.plan.samples), b.plan.sampler)
+    return found
+
+
+def ranges_on(b: Bench, chosen: States) -> pd.DataFrame:
+    """Min-max of every site over a source's states, read with weights at 8 bits."""
+    return cal.reach(b.quantized, chosen, b.reach.sites).over(slice(None))
+
+
+def measure(
+    pipe, plan: Plan | None = None, say: Callable[[str], None] = lambda words: None
+) -> tuple[dict[str, pd.DataFrame], dict[str, Tensor]]:
+    """All frames and tensors of the notebook's stored results.
+
+    Args:
+        pipe: the full-precision pipeline.
+        plan: how much; default: what ships.
+        say: told what has been done.
+
+    Returns:
+        Frames picks (`picked_frame`), powers (source, step, t, seed, signal, noise), pictures
+        (source, seed, mse), matrix (ranges_from, step, timestep, db), normal (mu, sigma, step,
+        timestep, db), drift (site, branch, step, absmax), eda (step, density, variety, count),
+        path (`principal_path`), block (`block_errors`), rounded (bits, db; a row for each
+        trajectory), ledger, outcomes; tensors exact `[kept, ...]`, made `[sources, kept, ...]`.
+
+    """
+    plan = plan or Plan()
+    b = bench(pipe, plan)
+    held_out, _ = record(pipe, seeds.HELD_OUT[: plan.held_out], plan.sampler)
+    _, exact = record(pipe, seeds.GALLERY[: plan.pictures], plan.sampler)
+    say("trajectories")
+    chosen = sets(b)
+    say("picks")
+    frames = {"picks": cal.picked_frame(chosen), "drift": drift_frame(b)}
+    frames["powers"], frames["pictures"], made = _sources(b, chosen, held_out, exact, say)
+    frames["matrix"] = cross(b, first(held_out, plan.crossed))
+    say("matrix")
+    frames["normal"] = _normal(b, first(held_out, plan.crossed))
+    frames["eda"], frames["path"] = _features(b)
+    say("distributions")
+    frames["block"] = _block(b, chosen["eda-dm"], first(held_out, plan.crossed))
+    say("block")
+    frames["rounded"] = _rounded(pipe, held_out)
+    frames["ledger"] = _ledger(b, chosen, held_out, exact, say)
+    frames["outcomes"] = outcomes(frames)
+    return frames, {"exact": stored.to_bytes(exact[: plan.kept]), "made": made}
+
+
+def _rounded(pipe, held_out: States) -> pd.DataFrame:
+    parts = [
+        pd.DataFrame({"bits": bits, "db": cal.rounded_states_db(pipe, held_out, bits).tolist()})
+        for bits in (8, 12)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def first(states: States, count: int) -> States:
+    """The first `count` trajectories."""
+    return states[torch.isin(states.seed, states.seed.unique()[:count])]
+
+
+def drift_frame(b: Bench) -> pd.DataFrame:
+    """Largest absolute value at each site and step: columns site, branch, step, absmax."""
+    top = b.reach.absmax(b.states.step)
+    rows = [
+        (site, branch_of(site), step, float(top[i, step]))
+        for i, site in enumerate(b.reach.sites)
+        for step in range(top.shape[1])
+    ]
+    return pd.DataFrame(rows, columns=["site", "branch", "step", "absmax"])
+
+
+def absmax_of(drift: pd.DataFrame) -> Tensor:
+    """`drift_frame` as `[sites, T]`."""
+    table = drift.pivot(index="site", columns="step", values="absmax")
+    return torch.tensor(table.loc[drift["site"].unique()].to_numpy())
+
+
+def _sources(b: Bench, chosen: dict[str, States], held_out: States, exact: Tensor, say):
+    powers, errors, pictures = [], [], []
+    for name, states in chosen.items():
+        q = b.with_ranges(ranges_on(b, states))
+        powers.append(powers_of(q, held_out).assign(source=name))
+        made = family_of(q).run(q, b.plan.sampler, list(seeds.GALLERY[: b.plan.pictures]))
+        mse = (made - exact).double().square().flatten(1).mean(1)
+        seen = {"source": name, "seed": list(seeds.GALLERY[: len(mse)]), "mse": mse.tolist()}
+        errors.append(pd.DataFrame(seen))
+        pictures.append(stored.to_bytes(made[: b.plan.kept]))
+        say(f"{name}: {mean_sqnr_db(powers[-1]):.2f} dB, paired {mse.median():.2e}")
+    frames = (pd.concat(parts, ignore_index=True) for parts in (powers, errors))
+    return *frames, torch.stack(pictures)
+
+
+def cross(b: Bench, held_out: States, steps: list[int] | None = None) -> pd.DataFrame:
+    """Ranges of one step used at all: columns ranges_from, step, timestep, db."""
+    parts = []
+    for k in range(int(b.states.step.max()) + 1) if steps is None else steps:
+        q = b.with_ranges(b.reach.over(b.states.step == k))
+        found = cal.per_step(powers_of(q, held_out).assign(source=""))
+        parts.append(found.drop(columns="source").assign(ranges_from=k))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _normal(b: Bench, held_out: States) -> pd.DataFrame:
+    """PTQ4DM's distribution over all pairs of mean and spread, ranges from its draws."""
+    T, rows = int(b.states.step.max()) + 1, []
+    for mu in b.plan.means:
+        for sigma in b.plan.spreads:
+            generator = torch.Generator().manual_seed(0)
+            t = time_steps(b.plan.samples, T, mu, sigma, generator)
+            drawn = rows_at(b.states, (T - 1 - t).bincount(minlength=T).tolist(), generator)
+            q = b.with_ranges(b.reach.over(drawn))
+            table = cal.per_step(powers_of(q, held_out).assign(source=""))
+            rows.append(table.drop(columns="source").assign(mu=mu, sigma=sigma))
+    return pd.concat(rows, ignore_index=True)
+
+
+def rows_at(states: States, n: list[int], generator: torch.Generator) -> Tensor:
+    """n_k random rows of every step k, or all where there are fewer."""
+    at = [(states.step == k).nonzero().flatten() for k in range(len(n))]
+    drawn = [torch.randperm(len(rows), generator=generator) for rows in at]
+    return torch.cat([rows[d[:count]] for rows, d, count in zip(at, drawn, n, strict=True)])
+
+
+def _features(b: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What EDA-DM looks at: density, variety and counts by step, and the states' path."""
+    method = EdaDm()
+    F = method.features(cal.job_of(b.pipe, "eda-dm", b.plan.sampler), b.states, b.plan.compared)
+    distances = pairwise_mse(F)
+    r = float(distances[~torch.eye(len(F), dtype=torch.bool)].median())
+    frame = pd.DataFrame(
+        {
+            "step": range(len(F)),
+            "density": density(F, r).tolist(),
+            "variety": (variety(F) / F[0].numel() * F.shape[2]).tolist(),
+            "count": allocate(method.scores(F), b.plan.samples),
+        }
+    )
+    return frame, cal.principal_path(F, b.states)
+
+
+def _block(b: Bench, states: States, held_out: States) -> pd.DataFrame:
+    """One block's weights learned with and without the losses of its inner layers."""
+    usual = JOINT["teach"]
+    plain = replace(
+        usual, iterations=b.plan.iterations, step_lr=None, quantized_share=0.0, drop=0.0
+    )
+    fits = {"block loss": replace(plain, layer_weight=0.0), "with layer losses": plain}
+    watched = watchable(b.pipe, b.states)
+    return cal.block_errors(watched, states, held_out, BLOCK, b.plan.block_bits, fits)
+
+
+def _ledger(b: Bench, chosen: dict[str, States], held_out: States, exact: Tensor, say):
+    """Plain rounding on uniform states, and both methods' sets with their own range search."""
+    rows = []
+    recipes = {"rtn": recipe("rtn"), "ptq4dm": recipe("ptq4dm")}
+    recipes["eda-dm, ranges alone"] = recipe("eda-dm", reconstruct=False)
+    for weights, activations in b.plan.ledger:
+        for name, used in recipes.items():
+            states = chosen[{"rtn": "uniform"}.get(name, name.split(",")[0])]
+            setting = {"sampler": b.plan.sampler, "calibration": states}
+            q = quantize(b.pipe, used, weights, activations, **setting)
+            made = family_of(q).run(q, b.plan.sampler, list(seeds.GALLERY[: b.plan.pictures]))
+            row = ledger_row(powers_of(q, held_out), exact, made, q, held_out)
+            rows.append({"method": name, "weights": weights, "activations": activations, **row})
+            say(f"W{weights}A{activations} {name}: {row['db']:.2f} dB")
+    return pd.DataFrame(rows)
+
+
+def of(powers: pd.DataFrame, source: str) -> pd.DataFrame:
+    """One source's error powers."""
+    return powers[powers["source"] == source].drop(columns="source")
+
+
+def ruins(pictures: pd.DataFrame) -> Verdict:
+    """The question: whose ranges ruin the picture, by the median paired error.
+
+    A source ruins it if its error is the largest of the single ones and 10 times uniform's.
+    """
+    medians = pictures.groupby("source", sort=False)["mse"].median()
+    asked = medians[["pure noise", "first steps", "clean images"]]
+    worst, base = asked.idxmax(), medians["uniform"]
+    told = ", ".join(f"{name} {medians[name]:.2e}" for name in asked.index)
+    told = f"Median paired squared error at W8A8: {told}; uniform {base:.2e}"
+    if asked[worst] < 10 * base:
+        return Verdict("none", f"{told}: none is ten times worse than uniform.")
+    return Verdict(worst, f"{told}: {worst} ruins the picture most.")
+
+
+def drifts(drift: pd.DataFrame) -> Verdict:
+    """The phenomenon: R over sites, the card of the network on the decider axis."""
+    top = absmax_of(drift)
+    ratio = top.amax(1) / top.amin(1)
+    middle, many = float(ratio.median()), float((ratio > 2).double().mean())
+    told = f"R has median {middle:.2f} over {len(ratio)} sites; {100 * many:.0f} % exceed 2"
+    if middle > 1.2 and many >= 0.1:
+        return Verdict("holds", f"{told}: ranges drift.")
+    return Verdict("weaker", f"{told}: ranges hardly drift.")
+
+
+def claims(frames: dict[str, pd.DataFrame]) -> dict[str, Claim]:
+    """The papers' claims on this network, with the margins they are judged by."""
+    powers, block = frames["powers"], frames["block"]
+    gains = {name: [gain_db(of(powers, s), of(powers, name)) for s in SINGLE] for name in METHODS}
+    found = {
+        "single": Claim(
+            "drawn steps beat pure noise (PTQ4DM, eps, W8A8)",
+            "FID 24.26 against 33.15 (two studies)",
+            *gains["ptq4dm"][0], "dB", 1.0,
+        ),
+        "clean": Claim(
+            "drawn steps beat finished pictures (PTQ4DM, eps, W8A8)",
+            "FID 24.26 against 128.63 (two studies)",
+            *gains["ptq4dm"][1], "dB", 1.0,
+        ),
+        "normal": Claim(
+            "normal steps beat uniform ones (PTQ4DM, eps, W8A8)", "FID 24.26 against 26.19",
+            *gain_db(of(powers, "uniform"), of(powers, "ptq4dm")), "dB", 0.3,
+        ),
+        "density": Claim(
+            "density and variety beat uniform steps (EDA-DM, eps, W8A8)", "",
+            *gain_db(of(powers, "uniform"), of(powers, "eda-dm")), "dB", 0.3,
+        ),
+    }  # fmt: skip
+    kept = frames["rounded"].query("bits == 8")["db"]
+    found["states"] = Claim(
+        "the sampler's own states tolerate 8 bits (PTQ4DM, final state, median and quartiles)",
+        "FID 21.94 against 21.63", *kept.quantile([0.5, 0.25, 0.75]), "dB", 35.0, 20.0,
+    )  # fmt: skip
+    inner = block[block["layer"] != "block"].pivot(index="layer", columns="fit", values="error")
+    for name, says, over in (
+        ("harm", "block loss alone drives inner layers above nearest rounding", "nearest"),
+        ("cure", "layer losses keep inner layers closer than block loss", "with layer losses"),
+    ):
+        ratio = inner["block loss"] / inner[over]
+        ends = float(ratio.median()), float(ratio.min()), float(ratio.max())
+        found[name] = Claim(f"{says} (EDA-DM, one block, W3)", "", *ends, "×", 1.5, 1.0)
+    return found
+
+
+def outcomes(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """What came of every claim, and of the question, from the other frames."""
+    told = claims_frame(claims(frames))
+    medians = frames["pictures"].groupby("source")["mse"].median()
+    asked = ruins(frames["pictures"]).key
+    told.loc[len(told)] = ["ruins", medians.max(), medians.min(), medians.max(), asked]
+    return told
+
+
+def main() -> None:
+    """Measure the shipped model and replace data/results/calibration-strategy."""
+    stored.produce(NAME, COMMAND, MODEL, measure)
+
+
+if __name__ == "__main__":
+    main()
