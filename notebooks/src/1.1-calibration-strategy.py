@@ -17,8 +17,8 @@
 import torch
 
 import dqlab
-from dqlab import seeds, show
 from dqlab import phenomena as ph
+from dqlab import seeds, show
 from dqlab.phenomena import calibration as cal
 from dqlab.phenomena import calibration_strategy as measured
 from dqlab.phenomena.stored import redo
@@ -355,7 +355,10 @@ show.exercise(
     "for each step, how many other steps lie within r.",
     minutes=5,
     difficulty=1,
-    hints=["Compare the matrix with r and count along a row.", "A step is no neighbour of itself."],
+    hints=[
+        "Compare the matrix with r and count along a row.",
+        "A step is no neighbour of itself.",
+    ],
 )
 
 

@@ -177,7 +177,7 @@ def test_known_kinds_with_impossible_numbers(spec: int | str) -> None:
 
 
 def test_from_dict_refuses_nonsense() -> None:
-    with pytest.raises(UnknownNameError, match="affine, binary, codebook, .*float, log2"):
+    with pytest.raises(UnknownNameError, match=r"affine, binary, codebook, .*float, log2"):
         Format.from_dict({"kind": "posit"})
     with pytest.raises(InvalidInputError, match="affine"):
         Format.from_dict({"kind": "affine", "width": 3})
