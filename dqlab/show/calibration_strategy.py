@@ -191,7 +191,7 @@ def path(results: Stored, width: int = 640, height: int = 420) -> Picture:
     panel = canvas.panels[0]
     panel.line(mean["x"].tolist(), mean["y"].tolist(), role("method"), "")
     for step, row in mean.iterrows():
-        panel.text(row["x"], row["y"], f"  {eda[step]}", ha="left", va="bottom")
+        panel.text(row["x"], row["y"], f"{eda[step]}", plate=True, ha="left", va="bottom")
     panel.axes.set(xlabel="first direction of the features", ylabel="second direction")
     most, least = eda.idxmax(), eda.idxmin()
     words = (

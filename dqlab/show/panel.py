@@ -162,13 +162,15 @@ class Panel:
         for side in ("left", "bottom"):
             self.axes.spines[side].set_visible(False)
 
-    def text(self, x: float, y: float, words: str, colour: str = INK, **align: Any) -> None:
-        """Words at a point of the data, without a plate."""
+    def text(self, x: float, y: float, words: str, colour: str = INK, *, plate: bool = False,
+             **align: Any) -> None:  # fmt: skip
+        """Words at a point of the data; with a plate unless they stand on a cell."""
         style = {"ha": "center", "va": "center", **align}
-        self.axes.text(x, y, words, color=colour, **style).set_gid("bare")
-        self.notes.append({
-            "x": x, "y": y, "text": words, "showarrow": False, "bgcolor": "rgba(0,0,0,0)",
-            "font": {"color": colour, "shadow": "none"},
+        self.axes.text(x, y, words, color=colour, **style).set_gid("" if plate else "bare")
+        bare = {"bgcolor": "rgba(0,0,0,0)", "font": {"color": colour, "shadow": "none"}}
+        self.notes.append({} if plate else bare)
+        self.notes[-1].update({
+            "x": x, "y": y, "text": words, "showarrow": False,
             "xref": f"x{self.number}", "yref": f"y{self.number}",
             "xanchor": style["ha"],
             "yanchor": style["va"].replace("center", "middle"),
