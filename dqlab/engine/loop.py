@@ -255,7 +255,9 @@ def _run_stage(run: Run, saver: _Saver, show: bool) -> None:
     if run.optimizer is None:
         run.begin_stage(stage)
     smooth = _Smooth()
-    with tqdm(total=1000, desc=stage.name, disable=not show, bar_format=_BAR) as bar:
+    # What an earlier sitting did took none of this one's time.
+    done = _thousandths(run)
+    with tqdm(total=1000, initial=done, desc=stage.name, disable=not show, bar_format=_BAR) as bar:
         while stage.budget.fraction(run.step, run.seconds) < 1:
             start = time.perf_counter()
             smooth.add(run.advance(stage))
@@ -292,6 +294,10 @@ def _record(run: Run, smooth: _Smooth, bar: tqdm) -> None:
     loss = smooth.take()
     point = {"step": run.updates, "seconds": round(run.seconds, 1), "loss": round(loss, 6)}
     run.curve.append(point)
-    stage = run.task.stages[run.stage]
-    bar.n = round(1000 * stage.budget.fraction(run.step, run.seconds))
+    bar.n = _thousandths(run)
     bar.set_postfix_str(f"step {run.updates}, loss {loss:.4f}, {run.precision}")
+
+
+def _thousandths(run: Run) -> int:
+    """The part of the current stage's budget that is used up."""
+    return round(1000 * run.task.stages[run.stage].budget.fraction(run.step, run.seconds))
