@@ -98,8 +98,17 @@ def _replace(recipe: Recipe, module, folder: Path, record: dict[str, Any] | None
     """Export beside `folder`, then swap, so that it is never half-written."""
     with appearing_whole(folder) as fresh:
         recipe.export(module.to("cpu") if record else _on_cpu(module), fresh)
+        _forget_origins(fresh)
         if record:
             (fresh / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _forget_origins(folder: Path) -> None:
+    """Take out where on this machine a part was loaded from, which diffusers writes down."""
+    for path in folder.rglob("config.json"):
+        config = json.loads(path.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _on_cpu(module):

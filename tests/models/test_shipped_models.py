@@ -5,9 +5,13 @@ import torch
 
 import dqlab
 from dqlab import seeds
+from dqlab.metrics import prompt_fidelity
+from dqlab.models.captions import attributes_of
 from dqlab.models.classifier import load_classifier
+from dqlab.models.families import Sampler, family_of
 from dqlab.models.fashion import load_held_out
 from dqlab.models.tint import dress
+from dqlab.paths import models_dir
 from dqlab.trajectory import record
 
 SAMPLER = {"num_inference_steps": 5}
@@ -40,3 +44,16 @@ def test_quantized_pixel_unet(pipe) -> None:
         db[bits] = found.sqnr_db_mean
     assert db[8] > db[4] + 6
     assert found.cost.bytes < found.cost.full_bytes / 3
+
+
+def test_latent_unet_paints_what_it_is_told() -> None:
+    """Colours and backgrounds of eight captions; by chance one picture in 32 has both right."""
+    pipe, wanted = dqlab.load("latent-unet"), list(seeds.GALLERY[:8])
+    images = family_of(pipe).run(pipe, Sampler(10), wanted)
+    found = prompt_fidelity(images, attributes_of(wanted))
+    assert min(found["colour"], found["background"]) >= 0.75
+
+
+def test_shipped_files_name_no_place_on_any_machine() -> None:
+    for path in models_dir().rglob("*.json"):
+        assert "_name_or_path" not in path.read_text(), path

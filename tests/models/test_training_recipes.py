@@ -242,6 +242,12 @@ def test_weighted_loss_by_hand() -> None:
     assert float(weighted_noise_loss(predicted, noise, torch.tensor([2.0, 0.5]))) == 5.5
 
 
+def test_results_forget_where_their_parts_lay(untrained_parts) -> None:
+    folder = train("latent-unet", steps=1)
+    assert (folder / "vae" / "config.json").is_file()
+    assert not [p for p in folder.rglob("*.json") if str(untrained_parts) in p.read_text()]
+
+
 def test_one_run_at_a_time(home) -> None:
     runs = home / "state" / "runs"
     runs.mkdir(parents=True)
