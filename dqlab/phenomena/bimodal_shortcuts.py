@@ -17,7 +17,8 @@ from dqlab import seeds
 from dqlab.layers import ShortcutImbalance
 from dqlab.methods import quantize, recipe
 from dqlab.metrics import mean_sqnr_db
-from dqlab.models.families import Sampler, family_of
+from dqlab.metrics.sampling import sample
+from dqlab.models.families import Sampler
 from dqlab.phenomena import stored
 from dqlab.phenomena.ledger import Claim, claims_frame, gain_db, ledger_row, powers_of
 from dqlab.phenomena.shortcuts import ratio_table, shortcuts, split_gains
@@ -184,8 +185,7 @@ def _ladder(pipe, plan: Plan, calibration: States, held_out: States, exact: Tens
 
 
 def _run(pipe, plan: Plan, count: int) -> Tensor:
-    parts = torch.tensor(list(seeds.GALLERY[:count])).split(32)
-    return torch.cat([family_of(pipe).run(pipe, plan.sampler, p.tolist()) for p in parts])
+    return sample(pipe, seeds.GALLERY[:count], batch_size=32, sampler=plan.sampler)
 
 
 def of_sweep(powers: pd.DataFrame, factor: int, split: bool) -> pd.DataFrame:

@@ -7,18 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
-import torch
 from torch import Tensor
 
-from dqlab.errors import InvalidInputError
 from dqlab.methods.corrected import prediction_correction
 from dqlab.metrics import (
+    bootstrap_gain_db,
     bootstrap_mean_sqnr_db,
     cost,
     error_powers,
     mean_sqnr_db,
     paired_error,
-    to_db,
 )
 from dqlab.models.families import family_of
 from dqlab.trajectory import States
@@ -84,29 +82,8 @@ def gain_db(
         InvalidInputError: if the two were measured on other seeds or steps.
 
     """
-    grids = [
-        tuple(frame.pivot(index="step", columns="seed", values=c) for c in ("signal", "noise"))
-        for frame in (before, after)
-    ]
-    first, second = grids[0][0], grids[1][0]
-    if not (first.index.equals(second.index) and first.columns.equals(second.columns)):
-        raise InvalidInputError(
-            "A gain needs both settings measured on the same steps and seeds: "
-            f"{first.shape} and {second.shape} (steps, seeds) were given."
-        )
-    count = first.shape[1]
-    generator = torch.Generator().manual_seed(seed)
-    picks = torch.randint(count, (draws, count), generator=generator)
-    every = torch.cat([torch.arange(count)[None], picks])
-    means = [
-        torch.from_numpy(
-            to_db(*(torch.tensor(g.to_numpy())[:, every].sum(-1) for g in pair)).mean(0)
-        )
-        for pair in grids
-    ]
-    gains = means[1] - means[0]
-    low, high = gains[1:].quantile(torch.tensor([0.025, 0.975], dtype=gains.dtype)).tolist()
-    return float(gains[0]), low, high
+    low, high = bootstrap_gain_db(after, before, draws=draws, seed=seed)
+    return mean_sqnr_db(after) - mean_sqnr_db(before), low, high
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 from dqlab import seeds
 from dqlab.methods import quantize
 from dqlab.metrics import error_powers, features
+from dqlab.metrics.sampling import sample
 from dqlab.models.families import Sampler, family_of
 from dqlab.models.fashion import load_held_out
 from dqlab.models.tint import dress
@@ -81,9 +82,8 @@ class Base:
 
     def run(self, pipe, count: int) -> Tensor:
         """Pictures of the first `count` gallery seeds, `[count, 3, H, W]` in [0, 1]."""
-        many = torch.tensor(list(seeds.GALLERY) + list(seeds.QUALITY))[:count].split(32)
-        family = family_of(pipe)
-        return torch.cat([family.run(pipe, self.plan.sampler, part.tolist()) for part in many])
+        many = [*seeds.GALLERY, *seeds.QUALITY][:count]
+        return sample(pipe, many, batch_size=32, sampler=self.plan.sampler)
 
 
 def measure(

@@ -118,7 +118,7 @@ def test_a_gain_is_paired_over_seeds() -> None:
     assert (gain, low, high) == pytest.approx((3, 3, 3))
     gain, low, high = gain_db(powers(20), powers(23, spread=4))
     assert low < gain < high
-    with pytest.raises(InvalidInputError, match="same steps and seeds"):
+    with pytest.raises(InvalidInputError, match="different steps or seeds"):
         gain_db(powers(20), powers(20, seeds=range(5)))
 
 
