@@ -31,7 +31,7 @@ class LatentDiT(LatentRecipe):
         "width": 96,
         "blocks": 6,
         "heads": 4,
-        "batch": 128,
+        "batch": 64,
         "lr": 1e-3,
         "ema_decay": 0.999,
         "drop_caption": 0.1,

@@ -27,7 +27,7 @@ class TextDiT(LatentRecipe):
         "blocks": 5,
         "heads": 4,
         "text_width": 64,
-        "batch": 128,
+        "batch": 64,
         "lr": 1e-3,
         "ema_decay": 0.999,
         "drop_caption": 0.1,
