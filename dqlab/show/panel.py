@@ -19,7 +19,15 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from dqlab.errors import InvalidInputError
-from dqlab.show.bundle import SCALE, Picture, figure_png, is_quick, number, round_significant
+from dqlab.show.bundle import (
+    CHART_PALETTE,
+    SCALE,
+    Picture,
+    figure_png,
+    is_quick,
+    number,
+    round_significant,
+)
 from dqlab.show.roles import FONT, INK, MAX_WIDTH, PAPER, PLOTLY_LAYOUT, RULE, TITLE_FONT, Role
 
 PLATE = {"boxstyle": "round,pad=0.1,rounding_size=0.3", "facecolor": PAPER, "edgecolor": "none"}
@@ -301,7 +309,9 @@ class Canvas:
         self.figure.set_layout_engine("none")
         put_plates(self.figure)
         plotly = None if is_quick() else round_significant(self._plotly(title))
-        return Picture(figure_png(self.figure), sentence, self.size, plotly, facts or {})
+        return Picture(
+            figure_png(self.figure, CHART_PALETTE), sentence, self.size, plotly, facts or {}
+        )
 
     def _plotly(self, title: str) -> dict[str, Any]:
         head = {
