@@ -61,18 +61,18 @@ def measure(say: Callable[[str], None]) -> tuple[dict[str, pd.DataFrame], dict[s
 
 
 def pictures(name: str, pipe: Any) -> Tensor:
-    """The first pictures a shipped model makes of the held-out seeds, `[SHOWN, 3, 32, 32]`.
+    """The first pictures a shipped model makes of the first seeds, `[SHOWN, 3, 32, 32]`.
 
     A super-resolution model gets the first held-out pictures at half their width; a video model
     shows frames of its first clip.
     """
     if name == "sr-unet":
         low = shrink(held_out_pictures()[0][:SHOWN], 16)
-        return restore(pipe, low, seeds.HELD_OUT[:SHOWN]) / 2 + 0.5
+        return restore(pipe, low, seeds.GALLERY[:SHOWN]) / 2 + 0.5
     if name.startswith("video"):
-        clip = sample(pipe, seeds.HELD_OUT[:1])[0]
+        clip = sample(pipe, seeds.GALLERY[:1])[0]
         return clip[torch.linspace(0, len(clip) - 1, SHOWN).round().long()]
-    return sample(pipe, seeds.HELD_OUT[:SHOWN])
+    return sample(pipe, seeds.GALLERY[:SHOWN])
 
 
 def quality(name: str) -> str:
