@@ -137,12 +137,13 @@ hard = measured.imbalanced(pipe, measured.STRONG, calibration)
 change = relative_change(pipe.unet, hard.unet, held_out)
 print("same function to 1e-4:", change < 1e-4)
 
-# %%
-w8a8 = measured.eight_bits(pipe, measured.STRONG, split=False, calibration=calibration)
-now = metrics.mean_sqnr_db(metrics.error_powers(held_out, w8a8.unet))
-stored = measured.of_sweep(results.frames["sweep"], measured.STRONG, split=False)
-was = metrics.mean_sqnr_db(stored[stored["seed"].isin(seeds.HELD_OUT[:2])])
-print(redo("W8A8, injected, one range, two seeds", was, now, tolerance=0.2, unit="dB"))
+# %% tags=["method-q-diffusion"]
+for split, name in ((False, "one range"), (True, "split")):
+    w8a8 = measured.eight_bits(pipe, measured.STRONG, split, calibration)
+    now = metrics.mean_sqnr_db(metrics.error_powers(held_out, w8a8.unet))
+    stored = measured.of_sweep(results.frames["sweep"], measured.STRONG, split)
+    was = metrics.mean_sqnr_db(stored[stored["seed"].isin(seeds.HELD_OUT[:2])])
+    print(redo(f"W8A8, injected, {name}, two seeds", was, now, tolerance=0.2, unit="dB"))
 
 # %% [markdown]
 # Now slide the injection along and watch the skyline, then the levels. The dashed line is one
