@@ -59,7 +59,7 @@ class Plan:
     )  # fmt: skip
     softmax: tuple[int, ...] = (16, 8)
     weights: tuple[int, ...] = (8, 4)
-    few: tuple[int, ...] = (2, 5, 20)
+    few: tuple[int, ...] = (2,)
     sampler: Sampler = field(default_factory=Sampler)
 
 
