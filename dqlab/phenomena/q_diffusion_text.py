@@ -33,6 +33,7 @@ OPERANDS = {"q": "queries", "k": "keys", "v": "values", "p": "softmax output"}
 PLAIN = {"search": False, "reconstruct": False}
 """Min-max ranges, so that a calibration set alone decides."""
 EVEN = "evenly spread"
+WINDOWS = ("first steps", "middle steps", "last steps")
 ONE_BRANCH = "evenly spread, captions only"
 MOVING = "evenly spread, moving ranges"
 
@@ -78,12 +79,12 @@ def sources(states: States, plan: Plan | None = None) -> dict[str, States]:
     """Calibration sets by name: even ones, windows of as many steps, and one branch alone."""
     plan = plan or Plan()
     S, m = plan.sampler.num_inference_steps, plan.steps
-    middle = (S - m) // 2
     windows = {
         EVEN: calibration_steps(S, m),
-        "first steps": list(range(m)),
-        "middle steps": list(range(middle, middle + m)),
-        "last steps": list(range(S - m, S)),
+        **{
+            name: list(range(start, start + m))
+            for name, start in zip(WINDOWS, (0, (S - m) // 2, S - m), strict=True)
+        },
     }
     windows |= {f"evenly spread, m = {few}": calibration_steps(S, few) for few in plan.few}
     found = {name: chosen(states, steps) for name, steps in windows.items()}
@@ -190,7 +191,32 @@ def softmax_gain(powers: pd.DataFrame, weights: int) -> Verdict:
     told = f"W{weights}A8, softmax in 16 bits for 8: {gain:+.2f} dB [{low:+.2f}, {high:+.2f}]"
     if low > CLEAR_DB:
         return Verdict("helps", f"{told}, it helps.")
-    return Verdict("nothing", f"{told}, no clear gain at this many keys.")
+    return Verdict("nothing", f"{told}, no clear gain beside the other errors.")
+
+
+def costliest(table: pd.DataFrame, bits: int) -> Verdict:
+    """Which operand costs most alone, from `operand_table`."""
+    ranked = table[table["bits"] == bits].sort_values("db")
+    worst, second = (ranked.iloc[i] for i in range(2))
+    key = "softmax" if worst["operand"] == "p" else "other"
+    return Verdict(
+        key,
+        f"At {bits} bits most is lost with the {OPERANDS[worst['operand']]}: {worst['db']:.1f} dB "
+        f"alone, {second['db'] - worst['db']:.1f} dB below the {OPERANDS[second['operand']]}.",
+    )
+
+
+def windows_verdict(table: pd.DataFrame) -> Verdict:
+    """Whether evenly spread steps beat every window, from `source_table`."""
+    rows = table[table["source"].isin(WINDOWS)]
+    told = {r["source"]: f"{r['source']} {r['gain']:+.1f} dB" for r in rows.to_dict("records")}
+    words = f"Against evenly spread steps: {', '.join(told.values())}"
+    worse = rows[rows["high"] < -CLEAR_DB]["source"].tolist()
+    if len(worse) == len(rows):
+        return Verdict("reproduces", f"{words}. Every window is worse.")
+    if worse:
+        return Verdict("weaker", f"{words}. Clearly worse: {', '.join(worse)} alone.")
+    return Verdict("absent", f"{words}. No window is clearly worse.")
 
 
 CLEAR_DB = 0.1

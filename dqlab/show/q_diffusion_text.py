@@ -10,12 +10,13 @@ from dqlab.show import charts
 from dqlab.show.bundle import Page, Picture
 from dqlab.show.tables import table
 
-LOOKS = {
-    measured.EVEN: "method",
-    "first steps": "rtn",
-    "middle steps": "ablation_1",
-    "last steps": "ablation_2",
-}
+LOOKS = dict(
+    zip(
+        (measured.EVEN, *measured.WINDOWS),
+        ("method", "rtn", "ablation_1", "ablation_2"),
+        strict=True,
+    )
+)
 """The sets whose steps are drawn, and how."""
 
 

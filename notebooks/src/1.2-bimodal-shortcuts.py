@@ -305,6 +305,9 @@ explore_text.source_chart(told.frames["sources"])
 # %% tags=["nbval-unit-db"]
 explore_text.source_page(told.frames["sources"])
 
+# %%
+print(text.windows_verdict(text.source_table(told.frames["sources"])))
+
 # %% [markdown] tags=["quoted"]
 # Q-Diffusion calibrates on the first, middle and last half of 100 steps, and evenly (CIFAR-10, 4
 # bits, its figure; quoted): evenly is best, the middle the least bad window. More samples hardly
@@ -340,6 +343,10 @@ print(paper_policy(TEXT_SOFTMAX))
 explore_text.operand_page(told.frames["operands"])
 
 # %%
+for bits in (8, 4):
+    print(text.costliest(text.operand_table(told.frames["operands"]), bits))
+
+# %%
 live = text.operand_alone(painter, "p", 4, sets[text.EVEN])
 now = metrics.mean_sqnr_db(metrics.error_powers(answers, live.unet))
 stored = told.frames["operands"].query("operand == 'p' and bits == 4")
@@ -351,9 +358,9 @@ for weights in (8, 4):
     print(text.softmax_gain(told.frames["policies"], weights))
 
 # %% [markdown]
-# What decides is keys per level. Stable Diffusion attends over 4096 positions, where most
-# probabilities lie below half of an 8-bit step and become 0. Here a position sees at most 64.
-# `1.5` gives the lost mass back.
+# Inside the quantized network 8 softmax bits are enough here. What decides is keys per level:
+# Stable Diffusion attends over 4096 positions, where the average probability lies below half of an
+# 8-bit step and becomes 0. Here a position sees at most 64. `1.5` gives the lost mass back.
 # <!-- numbers: 4096, 64 -->
 
 # %% [markdown]

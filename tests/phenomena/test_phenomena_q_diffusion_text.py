@@ -75,6 +75,21 @@ def test_softmax_bits_help_where_the_interval_is_clear(factor: float, key: str) 
     assert measured.softmax_gain(pd.concat(pair), 8).key == key
 
 
+def test_verdicts_follow_the_numbers() -> None:
+    operands = pd.DataFrame(
+        {"operand": [*"qkvp"], "bits": 4, "db": [37.0, 43.0, 36.0, 27.0]},
+    )
+    found = measured.costliest(operands, 4)
+    assert found.key == "softmax" and "9.0 dB below the values" in str(found)
+    for highs, key in (
+        ((-1, -1, -1), "reproduces"),
+        ((0, 0, -1), "weaker"),
+        ((0, 1, 0), "absent"),
+    ):
+        table = pd.DataFrame({"source": measured.WINDOWS, "gain": -2.0, "high": highs})
+        assert measured.windows_verdict(table).key == key
+
+
 def test_the_shipped_numbers_are_shown() -> None:
     results = stored.load(measured.NAME)
     page = shown.source_page(results.frames["sources"])
