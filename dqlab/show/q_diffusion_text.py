@@ -24,8 +24,9 @@ def source_page(powers: pd.DataFrame) -> Page:
     """What every calibration set is worth, from the frame `sources`."""
     rows = []
     for row in measured.source_table(powers).to_dict("records"):
-        gain = f"{row['gain']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
-        told = "" if row["source"] == measured.EVEN else gain
+        # A gain of -0.0 reads as a loss.
+        gain, low, high = (round(row[name], 1) + 0.0 for name in ("gain", "low", "high"))
+        told = f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]" if row["source"] != measured.EVEN else ""
         rows.append(
             (row["source"], str(row["rows"]), f"{row['db']:.1f}", f"{row['worst']:.1f}", told)
         )
@@ -51,7 +52,7 @@ def operand_page(powers: pd.DataFrame) -> Page:
     wide = measured.operand_table(powers).pivot(index="operand", columns="bits", values="db")
     bits = sorted(wide.columns, reverse=True)
     rows = [
-        (f"{name} ({words})", *("" if pd.isna(v) else f"{v:.1f}" for v in wide.loc[name, bits]))
+        (f"{name} ({words})", *("–" if pd.isna(v) else f"{v:.1f}" for v in wide.loc[name, bits]))
         for name, words in measured.OPERANDS.items()
     ]
     words = "SQNR [dB] with one operand of every attention quantized and nothing else."

@@ -81,11 +81,8 @@ def test_verdicts_follow_the_numbers() -> None:
     )
     found = measured.costliest(operands, 4)
     assert found.key == "softmax" and "9.0 dB below the values" in str(found)
-    for highs, key in (
-        ((-1, -1, -1), "reproduces"),
-        ((0, 0, -1), "weaker"),
-        ((0, 1, 0), "absent"),
-    ):
+    cases = {"reproduces": (-1, -1, -1), "weaker": (0, 0, -1), "absent": (0, 1, 0)}
+    for key, highs in cases.items():
         table = pd.DataFrame({"source": measured.WINDOWS, "gain": -2.0, "high": highs})
         assert measured.windows_verdict(table).key == key
 
