@@ -46,8 +46,9 @@ def quantize(
         activations: the same, or None for full precision.
         sampler: the setting that tables and corrections are fitted for; default 20 steps, eta 0.
         calibration: states to calibrate on instead of the method's own choice.
-        policy: "common", or a `Policy` of your own.
-        softmax: bits of the softmax output.
+        policy: "common"; "paper" for the sites and bits of the method's own paper, where it
+            states them; or a `Policy` of your own.
+        softmax: bits of the softmax output in the common policy.
         profile: "teach" (minutes on a laptop) or "paper" (the paper's own settings).
         seed: of everything the fit draws.
         state_dir: folder to keep finished units of a reconstruction and scores of a search in:
@@ -68,7 +69,7 @@ def quantize(
     keep = None if state_dir is None else _folder(state_dir)
     source = _checked_denoiser(pipe, family)
     denoiser = copy.deepcopy(source).eval().requires_grad_(False)
-    rules = policy if isinstance(policy, Policy) else _policy(policy, family, softmax)
+    rules = policy if isinstance(policy, Policy) else _policy(policy, chosen, family, softmax)
     rules.check(weights, activations)
     job = Job(
         pipe,
@@ -118,9 +119,11 @@ def _checked_denoiser(pipe, family: Family) -> nn.Module:
     return denoiser
 
 
-def _policy(name: str, family: Family, softmax: int) -> Policy:
+def _policy(name: str, recipe: Recipe, family: Family, softmax: int) -> Policy:
+    if name == "paper":
+        return recipe.paper_policy(family)
     if name != "common":
-        raise InvalidInputError(f"policy={name!r}; choose 'common' or pass a Policy.")
+        raise InvalidInputError(f"policy={name!r}; choose 'common' or 'paper', or pass a Policy.")
     return common_policy(family.first, family.last, softmax)
 
 

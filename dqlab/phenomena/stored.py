@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dqlab.errors import CheckpointError, InvalidInputError
+from dqlab.errors import CheckpointError, MismatchError
 from dqlab.methods import load as load_pipeline
 from dqlab.models.families import family_of
 from dqlab.models.loading import file_sums, find_folder, read_json
@@ -151,13 +151,13 @@ def redo(what: str, stored: float, live: float, *, tolerance: float, unit: str =
         A sentence with the stored value.
 
     Raises:
-        InvalidInputError: if they differ by more, naming both.
+        MismatchError: if they differ by more, naming both.
 
     """
     allowed = tolerance if unit == "dB" else tolerance * abs(stored)
     within = f"{tolerance:g} dB" if unit == "dB" else f"{100 * tolerance:g} %"
     if not abs(live - stored) <= allowed:
-        raise InvalidInputError(
+        raise MismatchError(
             f"{what}: stored {stored:.4g} {unit}, computed now {live:.4g} {unit}; they may differ "
             f"by {within}. Model and stored results do not belong together: regenerate them."
         )
