@@ -76,7 +76,7 @@ def test_trained_weights_lie_on_their_learned_grid() -> None:
     s, z = layer.weight_quantizer.scale, layer.weight_quantizer.zero_point
     codes = layer.weight / s + z
     torch.testing.assert_close(codes, codes.round(), atol=1e-3, rtol=0)
-    assert 0 <= codes.round().min() and codes.round().max() <= 15
+    assert codes.round().min() >= 0 and codes.round().max() <= 15
 
 
 def test_it_is_saved_and_repeats(tmp_path) -> None:
