@@ -5,6 +5,7 @@ TDQ's module (So et al., NeurIPS 2023, arXiv 2306.02316); its formulas: `dqlab.r
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,15 +28,25 @@ VALUES = 8192
 class StepNetworks(nn.Module):
     """The TDQ modules of all sites side by side: timesteps `[T]` -> step sizes `[sites, T]`.
 
-    In float64, so that a step size does not depend on which others are asked with it.
+    In float64, so that a step size does not depend on which others are asked with it. `hidden`
+    are the widths between encoding and answer; `raw` feeds t / 1000 instead of the encoding, which
+    the paper says networks fit badly.
     """
 
-    def __init__(self, d: int, start: Tensor, seed: int = 0, dropout: float = 0.0):
+    def __init__(
+        self,
+        d: int,
+        start: Tensor,
+        seed: int = 0,
+        dropout: float = 0.0,
+        hidden: Sequence[int] = HIDDEN,
+        raw: bool = False,
+    ):
         super().__init__()
-        self.d, self.dropout = d, nn.Dropout(dropout)
+        self.d, self.raw, self.dropout = d, raw, nn.Dropout(dropout)
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         generator = torch.Generator().manual_seed(seed)
-        sites, widths = len(start), (d, *HIDDEN, 1)
+        sites, widths = len(start), (1 if raw else d, *hidden, 1)
         for inputs, outputs in pairwise(widths):
             # the released code's scale; He's, which the paper names, is wider and fits the
             # timesteps in between worse
@@ -49,7 +60,7 @@ class StepNetworks(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """Step sizes `[sites, T]`."""
-        h = paper.encoding(t, self.d)
+        h = t.double()[:, None] / 1000 if self.raw else paper.encoding(t, self.d)
         for W, b in zip(self.weights[:-1], self.biases[:-1], strict=True):
             h = torch.relu(h @ W + b)
         z = self.dropout(h) @ self.weights[-1] + self.biases[-1]
@@ -117,6 +128,7 @@ class FitSteps:
             for n, name, start in zip(
                 updates, ("warm start", "step sizes"), (self._warm, self._fit), strict=True
             )
+            if n
         ]
 
     def _warm(self) -> None:
@@ -152,15 +164,16 @@ def fit_networks(
     d: int,
     updates: tuple[int, int],
     seed: int = 0,
+    **shape: Any,
 ) -> StepNetworks:
     """Networks for sites with values `[sites, T, M]` at timesteps `[T]`, one format per site.
 
     `d` is the width of the timestep encoding; `updates` are the optimiser steps of the warm start
-    and of the fit.
+    and of the fit (0 leaves it out); `shape` may hold `hidden` and `raw` of `StepNetworks`.
     """
     best = best_steps(values, grids)
     start = best.double().log().mean(1).exp()
-    task = FitSteps(StepNetworks(d, start, seed), t, values, grids, best, updates)
+    task = FitSteps(StepNetworks(d, start, seed, **shape), t, values, grids, best, updates)
     return train(task, seed=seed, precision="fp32", progress=False).module.eval()
 
 

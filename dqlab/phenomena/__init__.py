@@ -14,6 +14,7 @@ from dqlab.phenomena import (
     shortcuts,
     steps,
     stored,
+    timed_ranges,
     verdicts,
 )
 
@@ -31,5 +32,6 @@ __all__ = [
     "shortcuts",
     "steps",
     "stored",
+    "timed_ranges",
     "verdicts",
 ]

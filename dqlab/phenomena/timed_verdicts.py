@@ -1,0 +1,194 @@
+"""What the measurements of 1.3 say: TDQ's claims on this network, and the question's answer."""
+
+import pandas as pd
+
+from dqlab.metrics import sqnr_per_step
+from dqlab.phenomena.ledger import Claim, claims_frame, gain_db
+from dqlab.phenomena.verdicts import Verdict
+
+
+def of(powers: pd.DataFrame, name: str, weights: int, activations: int) -> pd.DataFrame:
+    """The error powers of one setting."""
+    chosen = (powers["weights"] == weights) & (powers["activations"] == activations)
+    return powers[chosen & (powers["setting"] == name)]
+
+
+def over_steps(powers: pd.DataFrame, names: dict[str, str], weights: int, activations: int):
+    """SQNR per step of some settings, called by other names.
+
+    Returns:
+        Columns series, step, timestep, db.
+
+    """
+    parts = []
+    for name, series in names.items():
+        found = sqnr_per_step(of(powers, name, weights, activations))
+        found = found.rename(columns={"t": "timestep", "sqnr_db": "db"})
+        parts.append(found.assign(series=series, timestep=found["timestep"].astype(int)))
+    return pd.concat(parts, ignore_index=True)
+
+
+def drifts(table: pd.DataFrame) -> Verdict:
+    """The phenomenon, from `time_table`: does time explain the range?"""
+    follow, wide = (table["r"].abs() > 0.5).mean(), (table["R"] > 1.5).mean()
+    explained = (table["between"] > table["within"]).mean()
+    told = (
+        f"{100 * follow:.0f} % of {len(table)} sites follow t (|r| > 0.5), {100 * wide:.0f} % have "
+        f"R > 1.5, the largest R is {table['R'].max():.1f}; in {100 * explained:.0f} % steps "
+        "differ more than samples do"
+    )
+    if follow >= 0.5 and wide >= 0.2 and explained >= 0.4:
+        return Verdict("holds", f"{told}: time explains much of the range.")
+    if follow >= 0.5:
+        return Verdict("weaker", f"{told}: ranges follow time, but move little.")
+    return Verdict("absent", f"{told}: in this network time explains little.")
+
+
+def table_gain(gains: pd.DataFrame) -> Verdict:
+    """The question: what every step's own best step gains on the best static one, `gain_table`."""
+    gain = gains["table"] - gains["static"]
+    drifting = gains["R"] > 2
+    told = (
+        f"At A4 every step's own best gains {gain.mean():.2f} dB on the best static step, on "
+        f"average over {len(gains)} sites"
+    )
+    if drifting.any():
+        told += f" ({gain[drifting].mean():.2f} dB over the {drifting.sum()} with R > 2)"
+    told += (
+        f"; the best static step itself gains {(gains['static'] - gains['min-max']).mean():.1f}"
+    )
+    told += " dB on min-max"
+    if gain.mean() < 1:
+        return Verdict("little", f"{told}: most of the loss was min-max.")
+    if gain.mean() <= 5:
+        return Verdict("some", f"{told}.")
+    return Verdict("much", f"{told}: one step cannot serve these sites.")
+
+
+def claims(frames: dict[str, pd.DataFrame]) -> dict[str, Claim]:
+    """TDQ's claims, each with the margin it is judged by.
+
+    Args:
+        frames: gains, ablations, powers and losses of `dynamic_quantization.measure`.
+
+    """
+    gains, powers = frames["gains"], frames["powers"]
+    found = _drift_claims(gains) | _site_claims(gains) | _shape_claims(frames["ablations"])
+    pairs = {
+        "W8A4, eps: the network beats one min-max step": (8, "min-max", 1.0),
+        "W8A4, eps: the network beats the best static step": (8, "static", 0.1),
+        "W4A4, eps: the network beats ranges measured at run time": (4, "run time", 0.1),
+    }
+    for says, (weights, name, full) in pairs.items():
+        before, after = (of(powers, k, weights, 4) for k in (name, "network"))
+        quoted = "FID 4.48 against 6.30 (W4A4, trained)" if name == "run time" else ""
+        found[name] = Claim(says, quoted, *gain_db(before, after), "dB", full)
+    found["steps"] = _share("W8A4: at this share of steps the network beats min-max", "",
+                            _better_steps(powers), 80.0)  # fmt: skip
+    found["training"] = _training_claim(frames["losses"])
+    return found
+
+
+def _share(says: str, quoted: str, share: float, full: float) -> Claim:
+    percent = 100 * float(share)
+    return Claim(says, quoted, percent, percent, percent, "%", full, full / 2)
+
+
+def _drift_claims(gains: pd.DataFrame) -> dict[str, Claim]:
+    r = gains["r"].abs()
+    return {
+        "follow": _share("sites whose range follows t, |r| > 0.5", "62.1 % of layers",
+                         (r > 0.5).mean(), 50.0),
+        "strongly": _share("sites whose range follows t closely, |r| > 0.7", "38.8 % of layers",
+                           (r > 0.7).mean(), 38.8),
+        "wide": _share("sites whose range moves by more than half, R > 1.5", "",
+                       (gains["R"] > 1.5).mean(), 20.0),
+        "explained": _share("sites where steps differ more than samples", "time, not the sample",
+                            (gains["between"] > gains["within"]).mean(), 40.0),
+    }  # fmt: skip
+
+
+def _mean(says: str, values: pd.Series, full: float) -> Claim:
+    mean, half = float(values.mean()), float(1.96 * values.sem()) if len(values) > 1 else 0.0
+    return Claim(says, "", mean, mean - half, mean + half, "dB", full)
+
+
+def _site_claims(gains: pd.DataFrame) -> dict[str, Claim]:
+    """At each site's own tensor, A4, judged on trajectories that set nothing."""
+    gain, drifting = gains["network"] - gains["static"], gains["R"] > 2
+    found = {
+        "sites": _share("sites where the network is no worse than the best static step (0.05 dB)",
+                        "", (gain >= -0.05).mean(), 90.0),
+        "gain": _mean("A4, tensor: the network gains on the best static step", gain, 0.2),
+        "oracle": _share("sites where the network is within 0.2 dB of every step's own best", "",
+                         (gains["network"] >= gains["table"] - 0.2).mean(), 90.0),
+    }  # fmt: skip
+    if drifting.any():
+        found["drifting"] = _mean("the same where R > 2", gain[drifting], 0.6)
+    r = float(gain.corr(gains["R"])) if len(gains) > 2 and gains["R"].std() > 0 else 0.0
+    found["decider"] = Claim("the gain grows with R (correlation over sites)", "", r, r, r, "",
+                             0.5, 0.1)  # fmt: skip
+    return found
+
+
+def _shape_claims(table: pd.DataFrame) -> dict[str, Claim]:
+    """Ratios of fit errors to that of four layers, and what unseen steps lose."""
+    rows = table.set_index("shape")
+    found = {}
+    for shape, says in (("1 layer", "one layer follows the steps worse than four"),
+                        ("raw t", "a raw t is followed worse than its encoding")):  # fmt: skip
+        ratio = float(rows["error"][shape] / rows["error"]["4 layers"])
+        found[shape] = Claim(f"{says} (error of log s, ratio)", "worse, no figure", ratio, ratio,
+                             ratio, "×", 1.5, 1.05)  # fmt: skip
+    lost = float(rows["held_out_db"]["4 layers"] - rows["seen_db"]["4 layers"])
+    kept = 0.3 - lost
+    found["unseen"] = Claim("steps in between lose less than 0.3 dB more (what is left of it)",
+                            "a new step count needs no new fit", kept, kept, kept, "dB", 0.0,
+                            -1e-9)  # fmt: skip
+    return found
+
+
+def _better_steps(powers: pd.DataFrame) -> float:
+    """Share of steps at which the network's SQNR is above min-max's, W8A4."""
+    mine, theirs = (sqnr_per_step(of(powers, k, 8, 4))["sqnr_db"] for k in ("network", "min-max"))
+    return float((mine.to_numpy() > theirs.to_numpy()).mean())
+
+
+def _training_claim(losses: pd.DataFrame) -> Claim:
+    """Final loss of the LSQ baseline less TDQ's, relative, paired over held-out samples."""
+    wide = losses.pivot(index="sample", columns="setting", values="loss")
+    base = wide["trained, static"]
+    won = 100 * (base - wide["trained, network"]) / base.mean()
+    mean, half = float(won.mean()), float(1.96 * won.sem())
+    return Claim("W4A4, short training: TDQ's final loss is below LSQ's",
+                 "FID 4.48 against 7.30 (CIFAR-10), 4.64 against 5.06 (churches)", mean,
+                 mean - half, mean + half, "% of the loss", 1.0)  # fmt: skip
+
+
+def trained_verdict(losses: pd.DataFrame) -> Verdict:
+    """What both short runs came to."""
+    means = losses.groupby("setting")["loss"].mean()
+    before, lsq, tdq = (means[k] for k in ("before", "trained, static", "trained, network"))
+    claim = _training_claim(losses)
+    told = (
+        f"Loss on held-out samples: {before:.4f} before, {lsq:.4f} with LSQ's static steps, "
+        f"{tdq:.4f} with TDQ's ({claim.measured:+.1f} % [{claim.low:+.1f}, {claim.high:+.1f}])"
+    )
+    if claim.low > 0:
+        return Verdict("lower", f"{told}: TDQ ends lower.")
+    if claim.high < 0:
+        return Verdict("higher", f"{told}: TDQ ends higher.")
+    return Verdict("equal", f"{told}: too close to tell after so few updates.")
+
+
+def outcomes(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """What came of every claim and of the question, from the other frames.
+
+    Returns:
+        Columns name, measured, low, high, outcome.
+
+    """
+    told = claims_frame(claims(frames))
+    gain = float((frames["gains"]["table"] - frames["gains"]["static"]).mean())
+    told.loc[len(told)] = ["question", gain, gain, gain, table_gain(frames["gains"]).key]
+    return told
