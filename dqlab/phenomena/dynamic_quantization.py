@@ -66,14 +66,14 @@ class Plan:
 
     calibration: int = 8
     held_out: int = 6
-    pictures: int = 16
+    pictures: int = 12
     kept: int = 3
     bits: tuple[tuple[int, int], ...] = ((4, 8), (4, 4))
     more: tuple[int, int] = (8, 4)
     some: tuple[str, ...] = ("min-max", "static", "network")
     warm: int = 200
     updates: int = 200
-    training: int = 150
+    training: int = 120
     batch: int = 8
     judged: int = 16
     data: Tensor | None = None

@@ -33,8 +33,8 @@ def drifts(table: pd.DataFrame) -> Verdict:
     follow, wide = (table["r"].abs() > 0.5).mean(), (table["R"] > 1.5).mean()
     explained = (table["between"] > table["within"]).mean()
     told = (
-        f"{100 * follow:.0f} % of {len(table)} sites follow t (|r| > 0.5), {100 * wide:.0f} % have "
-        f"R > 1.5, the largest R is {table['R'].max():.1f}; in {100 * explained:.0f} % steps "
+        f"{100 * follow:.0f} % of {len(table)} sites follow t (|r| > 0.5), {100 * wide:.0f} % "
+        f"have R > 1.5, the largest R is {table['R'].max():.1f}; in {100 * explained:.0f} % steps "
         "differ more than samples do"
     )
     if follow >= 0.5 and wide >= 0.2 and explained >= 0.4:
