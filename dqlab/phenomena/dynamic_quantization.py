@@ -2,7 +2,7 @@
 
     python -m dqlab.phenomena.dynamic_quantization
 
-writes data/results/dynamic-quantization: about five minutes on one core that it has to itself.
+writes data/results/dynamic-quantization: about three minutes on one core that it has to itself.
 """
 
 from collections.abc import Callable
@@ -64,18 +64,18 @@ class Plan:
 
     """
 
-    calibration: int = 8
+    calibration: int = 6
     held_out: int = 6
-    pictures: int = 12
+    pictures: int = 8
     kept: int = 3
     bits: tuple[tuple[int, int], ...] = ((4, 8), (4, 4))
     more: tuple[int, int] = (8, 4)
     some: tuple[str, ...] = ("min-max", "static", "network")
-    warm: int = 200
-    updates: int = 200
-    training: int = 120
+    warm: int = 150
+    updates: int = 100
+    training: int = 80
     batch: int = 8
-    judged: int = 16
+    judged: int = 12
     data: Tensor | None = None
     sampler: Sampler = field(default_factory=Sampler)
 

@@ -246,7 +246,7 @@ def clip_and_round(seen: Timed, s: Tensor) -> pd.DataFrame:
     x, x_hat = seen.values[0].flatten(1), rounded(seen, s)[0].flatten(1)
     power = x.square().mean(1)
     grid = seen.grids[0]
-    levels = torch.stack([grid.levels(Range(k, torch.zeros(()))) for k in s[0]])
+    levels = levels_of(grid, s[0])
     outside = (x < levels[:, :1]) | (x > levels[:, -1:])
     square = (x_hat - x).square()
     parts = [(square * part).mean(1) / power for part in (outside, ~outside)]
@@ -257,10 +257,9 @@ def clip_and_round(seen: Timed, s: Tensor) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def reach_of_grid(grid: Format, s: Tensor) -> tuple[Tensor, Tensor]:
-    """Lowest and highest level at each step size."""
-    levels = [grid.levels(Range(k, torch.zeros(()))) for k in s]
-    return torch.stack([v[0] for v in levels]), torch.stack([v[-1] for v in levels])
+def levels_of(grid: Format, s: Tensor) -> Tensor:
+    """The grid's levels, ascending in a last dimension, at step sizes of any shape."""
+    return grid.levels(Range(s, torch.zeros_like(s)))
 
 
 def gaussian(ratio: float, count: int = 4096, steps: int = GAUSSIAN_STEPS, bits: int = 4) -> Timed:

@@ -1,0 +1,392 @@
+"""The explorers, question and tables of the notebook 1.3-dynamic-quantization."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dqlab.phenomena import dynamic_quantization as measured
+from dqlab.phenomena import timed_ranges as tr
+from dqlab.phenomena import timed_verdicts as tv
+from dqlab.phenomena.stored import Stored, to_pictures
+from dqlab.phenomena.timed_ranges import Timed
+from dqlab.show import bimodal_shortcuts, charts
+from dqlab.show.bundle import Page, Picture, number, percent
+from dqlab.show.combs import comb
+from dqlab.show.curves import db_over_steps
+from dqlab.show.deciders import decider
+from dqlab.show.explorer import Control, Explorer
+from dqlab.show.maps import layer_step_map
+from dqlab.show.panel import Canvas
+from dqlab.show.questions import Asked, asked
+from dqlab.show.ridges import ridges
+from dqlab.show.roles import role, style
+from dqlab.show.tables import judged, table
+
+NAMES = {
+    "rtn": "plain rounding", "min-max": "one step, min-max", "static": "one step, the best",
+    "table": "every step's own best", "network": "TDQ", "run time": "at run time, per picture",
+    "run time, token": "at run time, per token", "trained, static": "trained, LSQ",
+    "trained, network": "trained, TDQ",
+}  # fmt: skip
+BITS = (3, 4, 6, 8)
+EDGES = 5000
+"""Values of a histogram; more do not show."""
+
+GAIN = (
+    "At 4 bits, give every sampler step its own best step size, in place of one best for all. "
+    "How much does a tensor gain, on average over sites?",
+    {
+        "little": (
+            "less than 1 dB",
+            "A best step already clips; what is left is a misfit at both ends of the run.",
+        ),
+        "some": ("1 to 5 dB", "That is what a range that grows eightfold would gain."),
+        "much": (
+            "more than 5 dB",
+            "Min-max loses that much; but then most of the loss is min-max.",
+        ),
+    },
+)
+
+
+def question(correct: str) -> Asked:
+    """What a table gains on the best static step."""
+    return asked(GAIN, correct)
+
+
+def _times(seen: Timed) -> pd.DataFrame:
+    return pd.DataFrame({"step": range(len(seen.t)), "timestep": seen.t.int().tolist()})
+
+
+def _sites(seen: Timed, count: int = 6) -> dict[str, str]:
+    """Sites by the name people know them by, the most drifting first."""
+    drift = tr.time_table(seen).sort_values("R", ascending=False)
+    return dict(drift[["layer", "site"]].head(count).itertuples(index=False))
+
+
+def _at_bits(seen: Timed, site: str, bits: int) -> Timed:
+    one = seen.of([site])
+    return replace(one, grids=tuple(replace(grid, bits=bits) for grid in one.grids))
+
+
+def ridges_of(seen: Timed, site: str, static: str, follow: bool, bits: int = 4, **look) -> Picture:
+    """A site's histograms over time, one step size for all steps, and every step's own.
+
+    `static` is "min-max" or "static"; `follow` adds the ribbon of best steps.
+    """
+    one = _at_bits(seen, site, bits)
+    s = tr.step_sizes(one, static)
+    low, *_, high = tr.levels_of(one.grids[0], s[0, 0]).tolist()
+    parts = tr.clip_and_round(one, s)
+    total = (parts["clipping"] + parts["rounding"]).to_numpy()
+    worst = int(total.argmax())
+    words = (
+        f"{tr.name_of(site)}, {bits} bits, {NAMES[static]}: the error is worst at step {worst}, "
+        f"{percent(total[worst])} of the power there, {percent(total.min())} at best"
+    )
+    ribbon = None
+    if follow:
+        best = tr.step_sizes(one, "table")
+        own = tr.clip_and_round(one, best)
+        least = (own["clipping"] + own["rounding"]).max()
+        words += f"; with its own range no step has more than {percent(least)}"
+        levels = tr.levels_of(one.grids[0], best[0])
+        ribbon = levels[:, 0].tolist(), levels[:, -1].tolist()
+    ends = float(one.low.min()), float(one.high.max())
+    span = ends[1] - ends[0]
+    return ridges(
+        one.flat[0], _times(one), words + ".", band=(low, high), ribbon=ribbon,
+        limits=(ends[0] - 0.05 * span, ends[1] + 0.05 * span),
+        unit="input of the layer" if site.endswith(".input") else "attention operand",
+        band_name="one range", ribbon_name="own range", **look,
+    )  # fmt: skip
+
+
+def ridge_explorer(seen: Timed) -> Explorer:
+    """Any drifting site: ridges, the band of one range, the ribbon of many."""
+    sites = _sites(seen)
+    first = next(iter(sites))
+
+    def draw(data: dict) -> Picture:
+        site, setting = sites[data["site"]], (data["static"], data["follow"], data["bits"])
+        return charts.light(ridges_of(seen, site, *setting, size=(660, 360)))
+
+    return Explorer(
+        "A range that marches",
+        [
+            Control("site", "layer", tuple(sites), kind="choice"),
+            Control("static", "one range", ("min-max", "static"), kind="choice"),
+            Control("follow", "a range per step", kind="switch"),
+            Control("bits", "bits", BITS, 4),
+        ],
+        lambda **setting: setting,
+        draw,
+        presets={
+            "min-max at 4 bits": {"site": first},
+            "the best one": {"static": "static"},
+            "a range per step": {"static": "static", "follow": True},
+        },
+        stops=("min-max at 4 bits", "a range per step"),
+    )
+
+
+def comb_explorer(seen: Timed) -> Explorer:
+    """One step's values over the levels of one step size for all and of its own."""
+    sites = _sites(seen)
+    total = len(seen.t)
+
+    @cache
+    def steps_of(site: str, static: str, bits: int) -> tuple[Timed, Tensor, Tensor]:
+        one = _at_bits(seen, sites[site], bits)
+        return one, tr.step_sizes(one, static)[0], tr.step_sizes(one, "table")[0]
+
+    def draw(data: dict) -> Picture:
+        one, shared, own = steps_of(data["site"], data["static"], data["bits"])
+        return charts.light(_comb_at(one, shared, own, **data))
+
+    return Explorer(
+        "Whose levels are these?",
+        [
+            Control("step", "sampler step", tuple(range(total)), 0),
+            Control("static", "one for all", ("min-max", "static"), kind="choice"),
+            Control("bits", "bits", BITS, 4),
+            Control("site", "layer", tuple(sites), kind="choice"),
+        ],
+        lambda **setting: setting,
+        draw,
+        presets={
+            "first step": {},
+            "last step": {"step": total - 1},
+            "last step, best static": {"step": total - 1, "static": "static"},
+        },
+        stops=("first step", "last step"),
+    )
+
+
+def _comb_at(one: Timed, shared: Tensor, own: Tensor, *, site: str, step: int, static: str,
+             bits: int) -> Picture:  # fmt: skip
+    grid, values = one.grids[0], one.flat[0, step, :EDGES]
+    sizes = {NAMES[static]: shared[step], "this step's own best": own[step]}
+    db = {name: float(tr.site_db(one.at([step]), s.reshape(1, 1))[0]) for name, s in sizes.items()}
+    told = ", ".join(f"{name} {value:.1f} dB" for name, value in db.items())
+    words = f"{site}, step {step} (t = {int(one.t[step])}), {bits} bits: {told}."
+    edge = float(max(sizes.values()))
+    grids = {}
+    for name, s in sizes.items():
+        levels = tr.levels_of(grid, s)
+        grids[name] = levels[(levels >= values.min() - edge) & (levels <= values.max() + edge)]
+    looks = dict(zip(grids, ("rtn", "method"), strict=True))
+    return comb(values, grids, sentence=words, unit="input of the layer", roles=looks, width=640,
+                height=250)  # fmt: skip
+
+
+def errors_of(seen: Timed, site: str, static: str = "static") -> Picture:
+    """Clipping and rounding at each step under one step size for all."""
+    one = seen.of([site])
+    parts = tr.clip_and_round(one, tr.step_sizes(one, static))
+    long = parts.melt(["step", "timestep"], ["clipping", "rounding"], "series", "error")
+    ends = parts.loc[[parts["clipping"].idxmax(), parts["rounding"].idxmax()]]
+    words = (
+        f"{tr.name_of(site)}, 4 bits, {NAMES[static]}: clipping peaks at step "
+        f"{ends['step'].iloc[0]}, rounding at step {ends['step'].iloc[1]}: both ends lose."
+        if ends["step"].iloc[0] != ends["step"].iloc[1]
+        else f"{tr.name_of(site)}, 4 bits, {NAMES[static]}: clipping and rounding peak together, "
+        f"at step {ends['step'].iloc[0]}."
+    )
+    return charts.lines(
+        long, words, x="step", y="error", steps=True, marks=True,
+        axes=("", "share of the step's power"),
+        roles={"clipping": "rtn", "rounding": "ablation_1"},
+    )  # fmt: skip
+
+
+@style()
+def drift_points(tables: Mapping[str, pd.DataFrame]) -> Picture:
+    """R against the correlation with time, site by site, for one or two models."""
+    told = "; ".join(
+        f"{name}: {100 * (t['R'] > 1.5).mean():.0f} % of {len(t)} sites have R > 1.5"
+        for name, t in tables.items()
+    )
+    canvas = Canvas(720, 360)
+    panel = canvas.panels[0]
+    for (name, found), look in zip(tables.items(), ("method", "ablation_1"), strict=False):
+        for r, drift in found[["r", "R"]].itertuples(index=False):
+            panel.line([r], [drift], role(look), "")
+        far = found.loc[found["R"].idxmax()]
+        side = "left" if far["r"] < 0 else "right"
+        panel.text(float(far["r"]), float(far["R"]) * 1.03, f"{name}: {far['layer']}", plate=True,
+                   ha=side, va="bottom")  # fmt: skip
+    panel.axes.set(xlabel="correlation r of range and t", ylabel="drift R, max / min range")
+    panel.axes.set(
+        xlim=(-1.05, 1.05), ylim=(0.9, 1.2 * max(t["R"].max() for t in tables.values()))
+    )
+    panel.axes.grid()
+    return charts.light(canvas.picture(f"Drift and time. {told}."))
+
+
+def steps_of_site(seen: Timed, site: str, network: Tensor, at: Sequence[float]) -> Picture:
+    """S(t) of the network between the sampler's timesteps, each step's best, and the best one.
+
+    `network` holds its step sizes at the timesteps `at`.
+    """
+    one = seen.of([site])
+    best, static = (tr.step_sizes(one, k)[0] for k in ("table", "static"))
+    mine = pd.DataFrame({"t": list(at), "s": network.tolist(), "series": "TDQ"})
+    dots = pd.DataFrame({"t": one.t.tolist(), "s": best.tolist(), "series": "own best"})
+    flat = pd.DataFrame({"t": one.t.tolist(), "s": static.tolist(), "series": "one for all"})
+    on_grid = mine.set_index("t")["s"].reindex(one.t.tolist())
+    off = (torch.tensor(on_grid.to_numpy()) / best - 1).abs()
+    words = (
+        f"{tr.name_of(site)}, 4 bits: s(t) is within {percent(off.mean())} of each step's best on "
+        f"average, {percent(off.max())} at worst; the best step moves by a factor "
+        f"{number(best.max() / best.min(), 3)}."
+    )
+    return charts.lines(
+        pd.concat([mine, dots, flat]), words, x="t", y="s", falling=True,
+        axes=("t (noise → image)", "step size s"),
+        roles={"TDQ": "method", "own best": "full_precision", "one for all": "rtn"},
+    )  # fmt: skip
+
+
+def table_map(results: Stored) -> Picture:
+    """The exported table: each site's step size at each step, in shares of its largest."""
+    sites, steps = results.frames["sites"]["site"].tolist(), results.tensors["table"]
+    times = results.frames["powers"].drop_duplicates("step").sort_values("step")
+    shares = 100 * steps / steps.amax(1, keepdim=True)
+    order = results.frames["gains"]["site"].tolist()
+    rows = [
+        (tr.name_of(site), tr.branch_of(site), int(k), int(t), float(shares[sites.index(site), k]))
+        for site in order
+        for k, t in times[["step", "t"]].itertuples(index=False)
+    ]
+    names = ["layer", "branch", "step", "timestep", "percent"]
+    return layer_step_map(pd.DataFrame(rows, columns=names), value="percent",
+                          unit="step size [% of the site's largest]")  # fmt: skip
+
+
+def decider_of(curve: pd.DataFrame, gains: pd.DataFrame, against: str, **size: int) -> Picture:
+    """Gain of a table over one step size against R: a made-up site, and ours."""
+    column = {"static": "gain", "min-max": "on_min_max"}[against]
+    ours = pd.DataFrame({"ratio": gains["R"], "gain": gains["table"] - gains[against]})
+    words = (
+        f"Against {NAMES[against]} our sites gain {ours['gain'].mean():.2f} dB from a step size "
+        f"per step, {ours['gain'].max():.1f} at most, at R of {number(ours['ratio'].min(), 3)} to "
+        f"{number(ours['ratio'].max(), 3)}."
+    )
+    return decider(
+        curve.assign(gain=curve[column]), {"ours": ours}, words,
+        axes=("R, largest / smallest range over steps", "gain of a table [dB], A4"), **size,
+    )  # fmt: skip
+
+
+def decider_explorer(curve: pd.DataFrame, gains: pd.DataFrame) -> Explorer:
+    """The decider axis, against the best static step and against min-max."""
+    return Explorer(
+        "What decides whether following time pays",
+        [Control("against", "against", ("static", "min-max"), kind="choice")],
+        lambda against: against,
+        lambda against: decider_of(curve, gains, against, width=640, height=320),
+        presets={"the best static step": {}, "min-max": {"against": "min-max"}},
+        stops=("the best static step", "min-max"),
+    )
+
+
+def step_curves(powers: pd.DataFrame, weights: int = 8, activations: int = 4) -> Picture:
+    """SQNR of the answer step by step: min-max, the best static step, TDQ."""
+    names = {"min-max": NAMES["min-max"], "static": NAMES["static"], "network": NAMES["network"]}
+    looks = {NAMES["min-max"]: "rtn", NAMES["static"]: "ablation_1", NAMES["network"]: "method"}
+    return db_over_steps(
+        tv.over_steps(powers, names, weights, activations), roles=looks, spread="none",
+        condition=f"W{weights}A{activations}, {powers['seed'].nunique()} seeds",
+    )  # fmt: skip
+
+
+def picture_explorer(results: Stored) -> Explorer:
+    """Pictures of every setting at both pairs of bits."""
+    exact, made = (to_pictures(results.tensors[name]) for name in ("exact", "made"))
+    ledger = results.frames["ledger"]
+    pairs = list(dict.fromkeys(pair(row) for row in ledger.to_dict("records")))
+    settings = {NAMES[k]: i for i, k in enumerate(measured.SETTINGS)}
+    heads = [f"seed {i}" for i in range(len(exact))]
+
+    def compute(bits: str, steps: str) -> dict:
+        row = next(r for r in ledger.to_dict("records")
+                   if (pair(r), NAMES[r["setting"]]) == (bits, steps))  # fmt: skip
+        words = f"{bits}, {steps}: {row['db']:.1f} dB, median paired error {row['mse']:.2e}."
+        return {"words": words, "made": made[pairs.index(bits), settings[steps]]}
+
+    def draw(data: dict) -> Picture:
+        rows = {"full_precision": exact, "quantized": data["made"]}
+        looks = {"quantized": "method"}
+        return charts.picture_rows(rows, heads, data["words"], roles=looks, value_range=(0, 1))
+
+    return Explorer(
+        "Who chose the step size?",
+        [
+            Control("bits", "bits", tuple(pairs), kind="choice"),
+            Control("steps", "step sizes", tuple(settings), kind="choice"),
+        ],
+        compute,
+        draw,
+        presets={
+            f"{pairs[-1]}, min-max": {"bits": pairs[-1], "steps": NAMES["min-max"]},
+            f"{pairs[-1]}, best static": {"bits": pairs[-1], "steps": NAMES["static"]},
+            f"{pairs[-1]}, TDQ": {"bits": pairs[-1], "steps": NAMES["network"]},
+        },
+    )
+
+
+def pair(row: Mapping) -> str:
+    """Such as W4A8."""
+    return f"W{row['weights']}A{row['activations']}"
+
+
+def ledger_table(ledger: pd.DataFrame) -> Page:
+    """The series' ledger, with names for people."""
+    return bimodal_shortcuts.ledger_table(ledger.assign(method=ledger["setting"].map(NAMES)))
+
+
+def cost_rows(work: pd.DataFrame, ledger: pd.DataFrame, exported: Tensor) -> Page:
+    """Accuracy beside what a scheme adds to every call, counted.
+
+    Args:
+        work: `timed_ranges.cost_table`.
+        ledger: rows setting, weights, activations, db.
+        exported: TDQ's table `[sites, T]`.
+
+    """
+    values, reductions = int(work["values"].sum()), len(work) * exported.shape[1]
+    one, many = f"{len(work)}", f"{len(work) - len(exported) + exported.numel()}"
+    extra = {
+        "min-max": ("0", "0", one), "static": ("0", "0", one), "table": ("0", "0", many),
+        "network": ("0", "0", many), "run time": (f"{values}", f"{reductions}", "0"),
+        "run time, token": (f"{values}", f"{reductions}", "0"),
+    }  # fmt: skip
+    db = {(r["setting"], pair(r)): r["db"] for r in ledger.to_dict("records")}
+    pairs = list(dict.fromkeys(p for _, p in db))
+    rows = [(NAMES[k], *(f"{db[k, p]:.1f}" for p in pairs), *told) for k, told in extra.items()]
+    heads = ("step sizes", *(f"{p} [dB]" for p in pairs), "values read once more, a call",
+             "reductions, a picture", "scales stored")  # fmt: skip
+    return table("Accuracy beside the cost of finding ranges, counted and not timed.", heads, rows)
+
+
+def claims_table(found: Mapping) -> Page:
+    """TDQ's claims beside our numbers."""
+    return judged("TDQ's claims on this network.", found)
+
+
+def ablation_table(frame: pd.DataFrame) -> Page:
+    """How well networks of other shapes follow the best steps."""
+    rows = [
+        (row["shape"], f"{row['error']:.3f}", f"{row['seen_db']:.2f}", f"{row['held_out_db']:.2f}")
+        for row in frame.to_dict("records")
+    ]
+    heads = ("network", "error of log s, all steps fitted", "loss at fitted steps [dB]",
+             "loss at steps in between [dB]")  # fmt: skip
+    return table("Against every step's own best; losses from a fit on even steps.", heads, rows)
