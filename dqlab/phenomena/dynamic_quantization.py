@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dqlab import seeds
+from dqlab.formats import Range
 from dqlab.layers import quantizers
 from dqlab.methods import describe, quantize, recipe
 from dqlab.metrics import mean_sqnr_db
@@ -178,11 +179,22 @@ def exported(q) -> Tensor:
     return torch.stack([found[s].scale.expand(steps) for s in grid_sites(q)])
 
 
+def with_steps(q, steps: Tensor):
+    """The same pipeline, its `grid_sites` now using these step sizes `[sites, T]`.
+
+    It is changed in place: a table is all that inference needs of TDQ.
+    """
+    found = quantizers(family_of(q).denoiser(q))
+    for site, own in zip(grid_sites(q), steps, strict=True):
+        found[site].set_range(Range(own, torch.zeros_like(own)), per_step=True)
+    return q
+
+
 def _training(pipe, plan: Plan, calibration: States, held_out: States, exact: Tensor, say):
     """Both short runs and where they started: powers, ledger, curves, final losses, pictures."""
     pair = plan.bits[-1]
     bits = dict(zip(("weights", "activations"), pair, strict=True))
-    judge = partial(diffusion_loss, clean=_clean(plan), sampler=plan.sampler, pipe=pipe)
+    judge = partial(diffusion_loss, clean=held_out_garments(plan), pipe=pipe, plan=plan)
     start = setting(pipe, "static", *pair, calibration, plan)
     losses = [judge(start).assign(setting="before")]
     powers, rows, curves, pictures = [], [], [], []
@@ -205,8 +217,9 @@ def _run(q, plan: Plan) -> Tensor:
     return sample(q, seeds.GALLERY[: plan.pictures], batch_size=16, sampler=plan.sampler)
 
 
-def _clean(plan: Plan) -> Tensor:
-    """Samples that nothing was trained on."""
+def held_out_garments(plan: Plan | None = None) -> Tensor:
+    """Clean samples that nothing was trained on; the plan's own data where it has some."""
+    plan = plan or Plan()
     if plan.data is not None:
         return plan.data[: plan.judged]
     grey, labels = fashion.load_held_out()
@@ -215,10 +228,10 @@ def _clean(plan: Plan) -> Tensor:
 
 
 @torch.no_grad()
-def diffusion_loss(q, *, clean: Tensor, sampler: Sampler, pipe) -> pd.DataFrame:
+def diffusion_loss(q, clean: Tensor, pipe, plan: Plan | None = None) -> pd.DataFrame:
     """Squared error of the predicted noise on clean samples, mean over the sampler's steps.
 
-    The same noise for every network asked.
+    The same noise for every network asked; `pipe` is the full-precision pipeline.
 
     Returns:
         Columns sample, loss.
@@ -227,7 +240,7 @@ def diffusion_loss(q, *, clean: Tensor, sampler: Sampler, pipe) -> pd.DataFrame:
     family, model = family_of(q), family_of(q).denoiser(q)
     abar, total = pipe.scheduler.alphas_cumprod, torch.zeros(len(clean))
     generator = torch.Generator().manual_seed(seeds.HELD_OUT[0])
-    schedule = family.schedule(pipe, sampler).long()
+    schedule = family.schedule(pipe, (plan or Plan()).sampler).long()
     for t in schedule.tolist():
         noise = torch.randn(clean.shape, generator=generator)
         at = torch.full((len(clean),), t)

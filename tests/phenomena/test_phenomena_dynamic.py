@@ -197,3 +197,14 @@ def test_every_claim_states_its_margin(results) -> None:
     for claim in tv.claims(results[0]).values():
         assert claim.outcome in OUTCOMES and claim.full >= claim.least
         assert math.isfinite(claim.measured)
+
+
+def test_a_table_is_all_that_inference_needs(pipe, run, sampler) -> None:
+    states, plan = run[0], measured.Plan(warm=2, updates=2, sampler=sampler)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dqlab.methods.step_networks.VALUES", 32)
+        whole = measured.setting(pipe, "network", 4, 4, states, plan)
+    made = measured.setting(pipe, "min-max", 4, 4, states, plan)
+    measured.with_steps(made, measured.exported(whole))
+    with torch.no_grad():
+        assert torch.equal(states.call(made.unet), states.call(whole.unet))
