@@ -68,6 +68,11 @@ def quantize(
     chosen, family = as_recipe(recipe), family_of(pipe)
     chosen.check(family, weights, activations)
     _check(profile, seed)
+    if data is not None and not any(m.learns_from_data for m in chosen.methods):
+        raise InvalidInputError(
+            f"{chosen.slug} learns from no clean samples; leave data out, or choose a method that "
+            "trains, such as recipe('tdq', form='training')."
+        )
     keep = None if state_dir is None else _folder(state_dir)
     source = _checked_denoiser(pipe, family)
     denoiser = copy.deepcopy(source).eval().requires_grad_(False)

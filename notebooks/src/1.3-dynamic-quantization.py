@@ -146,9 +146,8 @@ explore.comb_explorer(seen)
 # %%
 x = torch.tensor([0.3, 1.1, 9.0])
 for s in (0.2, 1.0):
-    print(
-        f"s = {s}:", [round(v, 2) for v in paper.quantize_signed(x, torch.tensor(s), 4).tolist()]
-    )
+    x_hat = paper.quantize_signed(x, torch.tensor(s), 4)
+    print(f"s = {s}:", [round(v, 2) for v in x_hat.tolist()])
 
 # %% [markdown]
 # In one call, and then what it does site by site:

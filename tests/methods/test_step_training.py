@@ -221,6 +221,11 @@ def test_bad_data_is_refused(data, says) -> None:
         lessons_for(job(new_pipeline(), data), 2)
 
 
+def test_data_that_nobody_learns_from_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="tdq learns from no clean samples"):
+        dqlab.quantize(new_pipeline(), "tdq", 4, 4, sampler=sampler(), data=CLEAN)
+
+
 def test_networks_that_need_more_are_refused(monkeypatch) -> None:
     pipe = guided_pipeline(monkeypatch)
     with pytest.raises(NotApplicableError, match="is told class_labels"):

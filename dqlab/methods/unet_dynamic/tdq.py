@@ -212,7 +212,7 @@ class Tdq(Method):
         for name, value in (("warm", warm), ("updates", updates), ("batch", batch)):
             if value is not None and value < 1:
                 raise InvalidInputError(f"{name}={value}; choose at least 1.")
-        self.form, self.steps = form, steps
+        self.form, self.steps, self.learns_from_data = form, steps, form == "training"
         self.warm, self.updates, self.batch = warm, updates, batch
 
     def formats(self, job: Job) -> dict[str, Format | None]:
