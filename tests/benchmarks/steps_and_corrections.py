@@ -10,6 +10,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from dqlab import describe, seeds
 from dqlab.methods import load, quantize, recipe
 from dqlab.methods.corrected import prediction_correction
