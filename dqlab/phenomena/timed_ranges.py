@@ -165,7 +165,8 @@ def time_table(seen: Timed) -> pd.DataFrame:
 def name_of(site: str) -> str:
     """A site for people: its layer, and the operand where it is no input."""
     layer, operand = site.rsplit(".", 1)
-    return short_name(layer) + ("" if operand == "input" else f" {operand}")
+    name = short_name(layer).replace("transformer_blocks", "block")
+    return name + ("" if operand == "input" else f", operand {operand.upper()}")
 
 
 def step_sizes(seen: Timed, scheme: str, updates: tuple[int, int] = (200, 300), **shape) -> Tensor:

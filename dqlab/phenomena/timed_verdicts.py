@@ -45,24 +45,24 @@ def drifts(table: pd.DataFrame) -> Verdict:
 
 
 def table_gain(gains: pd.DataFrame) -> Verdict:
-    """The question: what every step's own best step gains on the best static one, `gain_table`."""
+    """The question, from `gain_table`: what a scale per step gains on the best static one."""
     gain = gains["table"] - gains["static"]
     drifting = gains["R"] > 2
     told = (
-        f"At A4 every step's own best gains {gain.mean():.2f} dB on the best static step, on "
+        f"At A4 every step's own best scale gains {gain.mean():.2f} dB on the best static one, on "
         f"average over {len(gains)} sites"
     )
     if drifting.any():
         told += f" ({gain[drifting].mean():.2f} dB over the {drifting.sum()} with R > 2)"
     told += (
-        f"; the best static step itself gains {(gains['static'] - gains['min-max']).mean():.1f}"
+        f"; the best static scale itself gains {(gains['static'] - gains['min-max']).mean():.1f}"
     )
     told += " dB on min-max"
     if gain.mean() < 1:
         return Verdict("little", f"{told}: most of the loss was min-max.")
     if gain.mean() <= 5:
         return Verdict("some", f"{told}.")
-    return Verdict("much", f"{told}: one step cannot serve these sites.")
+    return Verdict("much", f"{told}: one scale cannot serve these sites.")
 
 
 def claims(frames: dict[str, pd.DataFrame]) -> dict[str, Claim]:
@@ -75,15 +75,15 @@ def claims(frames: dict[str, pd.DataFrame]) -> dict[str, Claim]:
     gains, powers = frames["gains"], frames["powers"]
     found = _drift_claims(gains) | _site_claims(gains) | _shape_claims(frames["ablations"])
     pairs = {
-        "W8A4, eps: the network beats one min-max step": (8, "min-max", 1.0),
-        "W8A4, eps: the network beats the best static step": (8, "static", 0.1),
-        "W4A4, eps: the network beats ranges measured at run time": (4, "run time", 0.1),
+        "W8A4, eps: TDQ beats one min-max scale": (8, "min-max", 1.0),
+        "W8A4, eps: TDQ beats the best static scale": (8, "static", 0.1),
+        "W4A4, eps: TDQ beats ranges measured at run time": (4, "run time", 0.1),
     }
     for says, (weights, name, full) in pairs.items():
         before, after = (of(powers, k, weights, 4) for k in (name, "network"))
         quoted = "FID 4.48 against 6.30 (W4A4, trained)" if name == "run time" else ""
         found[name] = Claim(says, quoted, *gain_db(before, after), "dB", full)
-    found["steps"] = _share("W8A4: at this share of steps the network beats min-max", "",
+    found["steps"] = _share("steps at which TDQ beats one min-max scale (eps, W8A4)", "",
                             _better_steps(powers), 80.0)  # fmt: skip
     found["training"] = _training_claim(frames["losses"])
     return found
@@ -117,10 +117,10 @@ def _site_claims(gains: pd.DataFrame) -> dict[str, Claim]:
     """At each site's own tensor, A4, judged on trajectories that set nothing."""
     gain, drifting = gains["network"] - gains["static"], gains["R"] > 2
     found = {
-        "sites": _share("sites where the network is no worse than the best static step (0.05 dB)",
+        "sites": _share("sites where TDQ is no worse than the best static scale (0.05 dB)",
                         "", (gain >= -0.05).mean(), 90.0),
-        "gain": _mean("A4, tensor: the network gains on the best static step", gain, 0.2),
-        "oracle": _share("sites where the network is within 0.2 dB of every step's own best", "",
+        "gain": _mean("TDQ gains on the best static scale (tensor, A4, mean of sites)", gain, 0.2),
+        "oracle": _share("sites where TDQ is within 0.2 dB of every step's own best", "",
                          (gains["network"] >= gains["table"] - 0.2).mean(), 90.0),
     }  # fmt: skip
     if drifting.any():
@@ -171,7 +171,7 @@ def trained_verdict(losses: pd.DataFrame) -> Verdict:
     before, lsq, tdq = (means[k] for k in ("before", "trained, static", "trained, network"))
     claim = _training_claim(losses)
     told = (
-        f"Loss on held-out samples: {before:.4f} before, {lsq:.4f} with LSQ's static steps, "
+        f"Loss on held-out samples: {before:.4f} before, {lsq:.4f} with LSQ's static scales, "
         f"{tdq:.4f} with TDQ's ({claim.measured:+.1f} % [{claim.low:+.1f}, {claim.high:+.1f}])"
     )
     if claim.low > 0:

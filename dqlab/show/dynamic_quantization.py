@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from dqlab.phenomena import dynamic_quantization as measured
@@ -22,29 +21,22 @@ from dqlab.show.curves import db_over_steps
 from dqlab.show.deciders import decider
 from dqlab.show.explorer import Control, Explorer
 from dqlab.show.maps import layer_step_map
-from dqlab.show.panel import Canvas
 from dqlab.show.questions import Asked, asked
 from dqlab.show.ridges import ridges
-from dqlab.show.roles import role, style
 from dqlab.show.tables import judged, table
+from dqlab.show.timed_ranges import NAMES
 
-NAMES = {
-    "rtn": "plain rounding", "min-max": "one step, min-max", "static": "one step, the best",
-    "table": "every step's own best", "network": "TDQ", "run time": "at run time, per picture",
-    "run time, token": "at run time, per token", "trained, static": "trained, LSQ",
-    "trained, network": "trained, TDQ",
-}  # fmt: skip
 BITS = (3, 4, 6, 8)
 EDGES = 5000
 """Values of a histogram; more do not show."""
 
 GAIN = (
-    "At 4 bits, give every sampler step its own best step size, in place of one best for all. "
+    "At 4 bits, give every sampler step its own best scale, in place of one best for all steps. "
     "How much does a tensor gain, on average over sites?",
     {
         "little": (
             "less than 1 dB",
-            "A best step already clips; what is left is a misfit at both ends of the run.",
+            "The best scale clips already; what is left is a misfit at both ends of the run.",
         ),
         "some": ("1 to 5 dB", "That is what a range that grows eightfold would gain."),
         "much": (
@@ -121,7 +113,7 @@ def ridge_explorer(seen: Timed) -> Explorer:
         "A range that marches",
         [
             Control("site", "layer", tuple(sites), kind="choice"),
-            Control("static", "one range", ("min-max", "static"), kind="choice"),
+            Control("static", "one scale", ("min-max", "static"), kind="choice"),
             Control("follow", "a range per step", kind="switch"),
             Control("bits", "bits", BITS, 4),
         ],
@@ -154,7 +146,7 @@ def comb_explorer(seen: Timed) -> Explorer:
         "Whose levels are these?",
         [
             Control("step", "sampler step", tuple(range(total)), 0),
-            Control("static", "one for all", ("min-max", "static"), kind="choice"),
+            Control("static", "one scale", ("min-max", "static"), kind="choice"),
             Control("bits", "bits", BITS, 4),
             Control("site", "layer", tuple(sites), kind="choice"),
         ],
@@ -186,76 +178,8 @@ def _comb_at(one: Timed, shared: Tensor, own: Tensor, *, site: str, step: int, s
                 height=250)  # fmt: skip
 
 
-def errors_of(seen: Timed, site: str, static: str = "static") -> Picture:
-    """Clipping and rounding at each step under one step size for all."""
-    one = seen.of([site])
-    parts = tr.clip_and_round(one, tr.step_sizes(one, static))
-    long = parts.melt(["step", "timestep"], ["clipping", "rounding"], "series", "error")
-    ends = parts.loc[[parts["clipping"].idxmax(), parts["rounding"].idxmax()]]
-    words = (
-        f"{tr.name_of(site)}, 4 bits, {NAMES[static]}: clipping peaks at step "
-        f"{ends['step'].iloc[0]}, rounding at step {ends['step'].iloc[1]}: both ends lose."
-        if ends["step"].iloc[0] != ends["step"].iloc[1]
-        else f"{tr.name_of(site)}, 4 bits, {NAMES[static]}: clipping and rounding peak together, "
-        f"at step {ends['step'].iloc[0]}."
-    )
-    return charts.lines(
-        long, words, x="step", y="error", steps=True, marks=True,
-        axes=("", "share of the step's power"),
-        roles={"clipping": "rtn", "rounding": "ablation_1"},
-    )  # fmt: skip
-
-
-@style()
-def drift_points(tables: Mapping[str, pd.DataFrame]) -> Picture:
-    """R against the correlation with time, site by site, for one or two models."""
-    told = "; ".join(
-        f"{name}: {100 * (t['R'] > 1.5).mean():.0f} % of {len(t)} sites have R > 1.5"
-        for name, t in tables.items()
-    )
-    canvas = Canvas(720, 360)
-    panel = canvas.panels[0]
-    for (name, found), look in zip(tables.items(), ("method", "ablation_1"), strict=False):
-        for r, drift in found[["r", "R"]].itertuples(index=False):
-            panel.line([r], [drift], role(look), "")
-        far = found.loc[found["R"].idxmax()]
-        side = "left" if far["r"] < 0 else "right"
-        panel.text(float(far["r"]), float(far["R"]) * 1.03, f"{name}: {far['layer']}", plate=True,
-                   ha=side, va="bottom")  # fmt: skip
-    panel.axes.set(xlabel="correlation r of range and t", ylabel="drift R, max / min range")
-    panel.axes.set(
-        xlim=(-1.05, 1.05), ylim=(0.9, 1.2 * max(t["R"].max() for t in tables.values()))
-    )
-    panel.axes.grid()
-    return charts.light(canvas.picture(f"Drift and time. {told}."))
-
-
-def steps_of_site(seen: Timed, site: str, network: Tensor, at: Sequence[float]) -> Picture:
-    """S(t) of the network between the sampler's timesteps, each step's best, and the best one.
-
-    `network` holds its step sizes at the timesteps `at`.
-    """
-    one = seen.of([site])
-    best, static = (tr.step_sizes(one, k)[0] for k in ("table", "static"))
-    mine = pd.DataFrame({"t": list(at), "s": network.tolist(), "series": "TDQ"})
-    dots = pd.DataFrame({"t": one.t.tolist(), "s": best.tolist(), "series": "own best"})
-    flat = pd.DataFrame({"t": one.t.tolist(), "s": static.tolist(), "series": "one for all"})
-    on_grid = mine.set_index("t")["s"].reindex(one.t.tolist())
-    off = (torch.tensor(on_grid.to_numpy()) / best - 1).abs()
-    words = (
-        f"{tr.name_of(site)}, 4 bits: s(t) is within {percent(off.mean())} of each step's best on "
-        f"average, {percent(off.max())} at worst; the best step moves by a factor "
-        f"{number(best.max() / best.min(), 3)}."
-    )
-    return charts.lines(
-        pd.concat([mine, dots, flat]), words, x="t", y="s", falling=True,
-        axes=("t (noise → image)", "step size s"),
-        roles={"TDQ": "method", "own best": "full_precision", "one for all": "rtn"},
-    )  # fmt: skip
-
-
 def table_map(results: Stored) -> Picture:
-    """The exported table: each site's step size at each step, in shares of its largest."""
+    """The exported table: each site's scale at each step, in shares of its largest."""
     sites, steps = results.frames["sites"]["site"].tolist(), results.tensors["table"]
     times = results.frames["powers"].drop_duplicates("step").sort_values("step")
     shares = 100 * steps / steps.amax(1, keepdim=True)
@@ -267,7 +191,7 @@ def table_map(results: Stored) -> Picture:
     ]
     names = ["layer", "branch", "step", "timestep", "percent"]
     return layer_step_map(pd.DataFrame(rows, columns=names), value="percent",
-                          unit="step size [% of the site's largest]")  # fmt: skip
+                          unit="scale s [% of the site's largest]")  # fmt: skip
 
 
 def decider_of(curve: pd.DataFrame, gains: pd.DataFrame, against: str, **size: int) -> Picture:
@@ -275,13 +199,14 @@ def decider_of(curve: pd.DataFrame, gains: pd.DataFrame, against: str, **size: i
     column = {"static": "gain", "min-max": "on_min_max"}[against]
     ours = pd.DataFrame({"ratio": gains["R"], "gain": gains["table"] - gains[against]})
     words = (
-        f"Against {NAMES[against]} our sites gain {ours['gain'].mean():.2f} dB from a step size "
-        f"per step, {ours['gain'].max():.1f} at most, at R of {number(ours['ratio'].min(), 3)} to "
-        f"{number(ours['ratio'].max(), 3)}."
+        f"In place of {NAMES[against]}, a scale per step gains {ours['gain'].mean():.2f} dB on "
+        f"average over our sites and {ours['gain'].max():.1f} dB at most, at R of "
+        f"{number(ours['ratio'].min(), 3)} to {number(ours['ratio'].max(), 3)}."
     )
     return decider(
         curve.assign(gain=curve[column]), {"ours": ours}, words,
-        axes=("R, largest / smallest range over steps", "gain of a table [dB], A4"), **size,
+        axes=("R, largest / smallest range over steps", "gain of a scale per step [dB], A4"),
+        **size,
     )  # fmt: skip
 
 
@@ -327,10 +252,10 @@ def picture_explorer(results: Stored) -> Explorer:
         return charts.picture_rows(rows, heads, data["words"], roles=looks, value_range=(0, 1))
 
     return Explorer(
-        "Who chose the step size?",
+        "Who chose the scale?",
         [
             Control("bits", "bits", tuple(pairs), kind="choice"),
-            Control("steps", "step sizes", tuple(settings), kind="choice"),
+            Control("steps", "scales", tuple(settings), kind="choice"),
         ],
         compute,
         draw,
@@ -371,7 +296,7 @@ def cost_rows(work: pd.DataFrame, ledger: pd.DataFrame, exported: Tensor) -> Pag
     db = {(r["setting"], pair(r)): r["db"] for r in ledger.to_dict("records")}
     pairs = list(dict.fromkeys(p for _, p in db))
     rows = [(NAMES[k], *(f"{db[k, p]:.1f}" for p in pairs), *told) for k, told in extra.items()]
-    heads = ("step sizes", *(f"{p} [dB]" for p in pairs), "values read once more, a call",
+    heads = ("scales", *(f"{p} [dB]" for p in pairs), "values read once more, a call",
              "reductions, a picture", "scales stored")  # fmt: skip
     return table("Accuracy beside the cost of finding ranges, counted and not timed.", heads, rows)
 

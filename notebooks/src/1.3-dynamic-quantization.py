@@ -3,11 +3,11 @@
 #
 # The network is the same at every sampler step. What passes through it is not: noise comes in at
 # the first step, and a garment at the last. A layer's values may grow or shrink on the way. One
-# step size for the whole run then clips at one end and wastes levels at the other.
+# scale for the whole run then clips at one end and wastes levels at the other.
 #
 # - **You will be able to** see a range march over time and say whether time or the picture moves
 #   it; tell from one ratio what a range per step will gain; fit a network that turns a timestep
-#   into a step size; and weigh accuracy against what finding a range costs.
+#   into a scale; and weigh accuracy against what finding a range costs.
 # - **Needs** `0-start-here`, scenes 5 to 12: levels, clipping, dB, ranges over steps.
 # - **Run time**: {{run time}}. Reading and playing take about 40 minutes.
 # - **Papers**: TDQ (So and others, NeurIPS 2023).
@@ -28,12 +28,13 @@ from dqlab.phenomena.stored import redo
 from dqlab.ranges import shrink_search
 from dqlab.reference import tdq as paper
 from dqlab.show import dynamic_quantization as explore
+from dqlab.show import timed_ranges as draw
 from dqlab.trajectory import record
 
 dqlab.setup()
 
 # %% [markdown]
-# The model is `pixel-unet`. Step sizes are set on six runs and judged on runs that set nothing.
+# The model is `pixel-unet`. Scales are set on six runs and judged on runs that set nothing.
 # What takes minutes was measured beforehand and carries its origin.
 
 # %%
@@ -50,7 +51,7 @@ results
 #
 # We watch the input of every layer and every operand of attention, at all sampler steps, with
 # nothing quantized. Each ridge is a histogram on its side. The band is what 4 bits can reach with
-# one step size taken from the largest value of the whole run.
+# one scale taken from the largest value of the whole run.
 
 # %%
 seen = timed.watch(pipe, calibration)
@@ -82,7 +83,7 @@ natural
 latent = dqlab.load("latent-unet")
 states, _ = record(latent, seeds.CALIBRATION[:2])
 other = timed.time_table(timed.watch(latent, states))
-explore.drift_points({"pixel-unet": drift, "latent-unet": other})
+draw.drift_points({"pixel-unet": drift, "latent-unet": other})
 
 # %% [markdown] tags=["quoted"]
 # TDQ reports that 62.1 % of the layers of its pixel model have $|r| > 0.5$ and 38.8 % have
@@ -90,14 +91,14 @@ explore.drift_points({"pixel-unet": drift, "latent-unet": other})
 # show less. (Quoted as a public summary of the paper tells them, like all of its figures here.)
 
 # %% [markdown]
-# ### What one step size costs
+# ### What one scale costs
 #
 # An error has two parts: *clipping* of values beyond the last level, and *rounding* of the rest.
-# Take the step size of least squared error over the whole run. It clips where the tensor is wide
+# Take the scale of least squared error over the whole run. It clips where the tensor is wide
 # and rounds coarsely where it is narrow.
 
 # %%
-explore.errors_of(seen, site)
+draw.errors_of(seen, site)
 
 # %% [markdown]
 # So a range for every step should help. Predict how much.
@@ -120,7 +121,7 @@ answer
 # a table gains about as much as half a bit more would. A norm in front of most layers keeps ours
 # away from that.
 #
-# Now choose a site, a step size for all steps, and bits. Then look at one step alone.
+# Now choose a site, a scale for all steps, and bits. Then look at one step alone.
 # <!-- numbers: 8 -->
 
 # %% tags=["explorer"]
@@ -134,14 +135,15 @@ explore.comb_explorer(seen)
 #
 # *Picture.* The band becomes a ribbon that follows the ridges. *Words.* Time explains much of the
 # range, and time is known before the layer runs. So let a small network turn the timestep into
-# the step size, fit it once, and keep its answers as a table. *Equation*, with $e(t)$ the
+# the scale, fit it once, and keep its answers as a table. *Equation*, with $e(t)$ the
 # network's own sine and cosine encoding and $G$ four linear layers with ReLU between:
 #
 # $$s(t) = \mathrm{softplus}\big(G(e(t))\big), \qquad
 #   \hat x = s(t)\,\mathrm{round}\big(\mathrm{clip}(x / s(t), -Q, Q)\big), \qquad Q = 2^{b-1} - 1$$
 #
 # Behind SiLU, whose lowest value is $m = -0.278$, the grid has $2^b$ levels upwards from $m$.
-# Both sides as numbers, for three values at two step sizes:
+# (The paper calls $s$ a step size; a *step* is the sampler's here.) Both sides as numbers, for
+# three values at two scales:
 
 # %%
 x = torch.tensor([0.3, 1.1, 9.0])
@@ -163,16 +165,16 @@ show.source(paper.step_size)
 # ### One site's network
 #
 # Post-training, the weights stay and each site's network is fitted alone: first towards the
-# logarithm of each step's best step size, then on the error itself. Here it is for our site,
-# asked about steps of the sampler and about timesteps in between.
+# logarithm of each step's best scale, then on the error itself. Here it is for our site,
+# asked about steps of the sampler and about timesteps in between, which no fit has seen.
 
 # %%
 one = seen.of([site])
 network = fit_networks(one.flat, one.grids, one.t, one.d, (150, 100))
-between = torch.cat([one.t, torch.arange(30.0, 999.0, 30.0)]).unique()
+between = torch.cat([one.t, torch.arange(50.0, 999.0, 5.0)]).unique()
 with torch.no_grad():
-    steps = network(between)[0].float()
-explore.steps_of_site(seen, site, steps, between.tolist())
+    scales = network(between)[0].float()
+draw.scales_of_site(seen, site, scales, between.tolist())
 
 # %% [markdown]
 # ### The same picture again
@@ -182,7 +184,7 @@ explore.ridges_of(seen, site, "static", follow=True)
 
 # %% [markdown]
 # A table of all sites is all that is left of the networks. Sampling looks one row up per step, so
-# it costs what one static step size costs. Here is the table that shipped; below, a network
+# it costs what one static scale costs. Here is the table that shipped; below, a network
 # without any fit of its own uses it and answers as the stored one did.
 
 # %%
@@ -193,12 +195,12 @@ quantized = measured.setting(pipe, "min-max", 4, 4, calibration)
 
 
 def answers(name, tensor):
-    """Stored and live SQNR of W4A4 with a stored table of step sizes."""
+    """Stored and live SQNR of W4A4 with a stored table of scales."""
     q = measured.with_steps(quantized, results.tensors[tensor])
     now = metrics.mean_sqnr_db(metrics.error_powers(held_out, q.unet))
     stored = told.of(results.frames["powers"], name, 4, 4)
     was = metrics.mean_sqnr_db(stored[stored["seed"].isin(seeds.HELD_OUT[:2])])
-    return redo(f"W4A4, {explore.NAMES[name]}, two seeds", was, now, tolerance=0.2, unit="dB")
+    return redo(f"W4A4, {draw.NAMES[name]}, two seeds", was, now, tolerance=0.2, unit="dB")
 
 
 print(answers("static", "static"))
@@ -224,9 +226,9 @@ explore.ablation_table(results.frames["ablations"])
 # %% [markdown]
 # ### Trained instead of fitted
 #
-# The paper's main form trains everything together on the diffusion loss: weights, their step
-# sizes, and the networks. Each row of a batch has its own timestep, hence its own step sizes. The
-# baseline is LSQ: the same training, with one learned step size per site.
+# The paper's main form trains everything together on the diffusion loss: weights, their scales,
+# and the networks. Each row of a batch has its own timestep, hence its own scales. The baseline
+# is LSQ: the same training, with one learned scale per site.
 #
 # ```python
 # tdq = dqlab.recipe("tdq", form="training", updates=80, batch=8)
@@ -329,7 +331,7 @@ explore.claims_table(claims)
 show.exercise(
     "What a table gains",
     "x holds values [T, M], a row per sampler step. Write table_gain_db(x, bits): by how many dB "
-    "the SQNR rises when every row has its own best step size in place of the best one for all "
+    "the SQNR rises when every row has its own best scale in place of the best one for all "
     "rows together. Powers are summed over all rows.",
     minutes=15,
     difficulty=4,
@@ -343,7 +345,7 @@ show.exercise(
 
 # %% tags=["exercise"] exercise="table-gain"
 def table_gain_db(x, bits):
-    """Gain in dB of a step size per row on the best one for all rows."""
+    """Gain in dB of a scale per row on the best one for all rows."""
 
     ### BEGIN SOLUTION
     def power(part):
@@ -366,7 +368,7 @@ def _(answer):
     return abs(answer(plain * torch.logspace(0, 1, 20, 8.0)[:, None], 4) - 3.5) < 0.3
 
 
-@check.case("rows of equal width gain nothing", "Then one best step size serves all.")
+@check.case("rows of equal width gain nothing", "Then one best scale serves all.")
 def _(answer):
     return abs(answer(plain, 4)) < 0.1
 
@@ -385,7 +387,7 @@ def table_gain_db(x, bits):
     return float(sum(lost) / len(lost))
 
 
-# %% tags=["mistake"] exercise="table-gain" why="compares with min-max, not with the best step"
+# %% tags=["mistake"] exercise="table-gain" why="compares with min-max, not with the best scale"
 def table_gain_db(x, bits):
     def power(part, r):
         return (Grid(bits).fake_quant(part, r) - part).square().sum()
@@ -395,7 +397,7 @@ def table_gain_db(x, bits):
 
 
 # %% [markdown] tags=["solution"]
-# The wide rows rule the sum, and the best shared step size already serves them. Per row, the
+# The wide rows rule the sum, and the best shared scale already serves them. Per row, the
 # narrow ones would gain far more; but their error is small beside that of the wide ones.
 
 # %%
@@ -457,7 +459,7 @@ def time_correlation(t, A):
 show.exercise(
     "A batch of many timesteps",
     "In training each sample of a batch has its own timestep. x is [B, C, H, W] and s is [B]. "
-    "Write quantize_rows(x, s, bits): round every sample with its own step size, on the levels "
+    "Write quantize_rows(x, s, bits): round every sample with its own scale, on the levels "
     "-Q..Q.",
     minutes=10,
     difficulty=2,
@@ -494,13 +496,13 @@ def _(answer):
 check(quantize_rows)
 
 
-# %% tags=["mistake"] exercise="rows" why="lays the step sizes along the last dimension"
+# %% tags=["mistake"] exercise="rows" why="lays the scales along the last dimension"
 def quantize_rows(x, s, bits):
     Q = 2 ** (bits - 1) - 1
     return s * (x / s).clamp(-Q, Q).round()
 
 
-# %% tags=["mistake"] exercise="rows" why="gives every sample the mean step size"
+# %% tags=["mistake"] exercise="rows" why="gives every sample the mean scale"
 def quantize_rows(x, s, bits):
     Q = 2 ** (bits - 1) - 1
     return s.mean() * (x / s.mean()).clamp(-Q, Q).round()
@@ -537,7 +539,7 @@ def _(answer):
     return abs(float(answer(-0.278, 0.25, 4)[0]) + 0.278) < 1e-6
 
 
-@check.case("4 bits make 16 levels, a step apart", "Count from code 0 to code 15.")
+@check.case("4 bits make 16 levels, one scale apart", "Count from code 0 to code 15.")
 def _(answer):
     levels = answer(-0.278, 0.25, 4)
     return len(levels) == 16 and bool((levels.diff() - 0.25).abs().max() < 1e-5)

@@ -11,6 +11,7 @@ from dqlab.phenomena import timed_ranges as tr
 from dqlab.phenomena.ledger import Claim
 from dqlab.phenomena.stored import Stored
 from dqlab.show import dynamic_quantization as explore
+from dqlab.show import timed_ranges as draw
 from dqlab.show.bundle import quickly
 from dqlab.show.explorer import Frame
 from dqlab.show.ridges import ridges
@@ -106,26 +107,31 @@ def test_ridges_lie_over_their_steps_with_band_and_ribbon() -> None:
 
 def test_the_ridges_say_how_far_off_one_range_is() -> None:
     told = explore.ridges_of(SEEN, SITES[0], "min-max", True).sentence
-    assert told.startswith("down 0 res 0 conv1, 4 bits, one step, min-max")
+    assert told.startswith("down 0 res 0 conv1, 4 bits, one scale, min-max")
     assert "no step has more than" in told
     assert "no step" not in explore.ridges_of(SEEN, SITES[0], "static", False).sentence
 
 
 def test_errors_name_where_both_parts_peak() -> None:
-    assert "both ends lose" in explore.errors_of(SEEN, SITES[0]).sentence
+    assert "both ends lose" in draw.errors_of(SEEN, SITES[0]).sentence
 
 
 def test_drift_is_drawn_for_both_models() -> None:
     table = tr.time_table(SEEN)
-    picture = explore.drift_points({"ours": table, "other": table.assign(R=1.0)})
+    picture = draw.drift_points({"ours": table, "other": table.assign(R=1.0)})
     assert "ours: 100 % of 3 sites have R > 1.5; other: 0 %" in picture.sentence
 
 
-def test_a_sites_steps_are_held_against_the_best() -> None:
-    at = SEEN.t.tolist()
+def test_a_sites_scales_are_held_against_the_best() -> None:
     best = tr.step_sizes(SEEN.of([SITES[0]]), "table")[0]
-    told = explore.steps_of_site(SEEN, SITES[0], best, at).sentence
-    assert "within 0 % of each step's best on average, 0 % at worst" in told
+    at = [100.0, 250.0, 400.0, 700.0, 999.0]
+    middle = (best[3] + best[2]) / 2
+    exact = torch.stack([best[3], middle, best[2], best[1], best[0]])
+    told = draw.scales_of_site(SEEN, SITES[0], exact, at).sentence
+    assert "within 0 % of each step's best on average, and 0 % off" in told
+    exact[1] *= 1.5
+    told = draw.scales_of_site(SEEN, SITES[0], exact, at).sentence
+    assert "within 0 % of each step's best on average, and 50 % off" in told
 
 
 def test_the_map_holds_every_site_of_the_table() -> None:
@@ -150,8 +156,8 @@ def test_tables_say_in_words_what_they_show() -> None:
 
 
 def test_every_setting_has_a_name_of_its_own() -> None:
-    assert {*measured.SETTINGS, *measured.TRAINED} == set(explore.NAMES)
-    assert len(set(explore.NAMES.values())) == len(explore.NAMES)
+    assert {*measured.SETTINGS, *measured.TRAINED} == set(draw.NAMES)
+    assert len(set(draw.NAMES.values())) == len(draw.NAMES)
 
 
 @pytest.mark.parametrize("key", ["little", "some", "much"])
