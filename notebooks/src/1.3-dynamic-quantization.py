@@ -177,6 +177,11 @@ with torch.no_grad():
 draw.scales_of_site(seen, site, scales, between.tolist())
 
 # %% [markdown]
+# Between the sampler's steps it wanders. The fastest waves of the encoding repeat within about six
+# timesteps, the sampler's lie 50 apart, and nobody asked the network about those in between. In
+# training $t$ is drawn at random, so it is asked about all of them.
+# <!-- numbers: 50 -->
+#
 # ### The same picture again
 
 # %%

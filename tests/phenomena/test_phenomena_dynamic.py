@@ -9,6 +9,7 @@ import torch
 from dqlab.errors import InvalidInputError
 from dqlab.methods.unet_dynamic.tdq import Grid
 from dqlab.phenomena import dynamic_quantization as measured
+from dqlab.phenomena import stored
 from dqlab.phenomena import timed_ranges as tr
 from dqlab.phenomena import timed_verdicts as tv
 from dqlab.phenomena.ledger import OUTCOMES
@@ -208,3 +209,26 @@ def test_a_table_is_all_that_inference_needs(pipe, run, sampler) -> None:
     measured.with_steps(made, measured.exported(whole))
     with torch.no_grad():
         assert torch.equal(states.call(made.unet), states.call(whole.unet))
+
+
+def test_the_shipped_outcomes_follow_from_the_shipped_numbers() -> None:
+    """A stored verdict that the stored numbers no longer give is wrong in one of the two."""
+    results = stored.load(measured.NAME)
+    kept = results.frames["outcomes"].set_index("name")
+    again = tv.outcomes(results.frames).set_index("name")
+    assert kept["outcome"].to_dict() == again["outcome"].to_dict()
+    assert kept["measured"].tolist() == pytest.approx(
+        again["measured"].tolist(), rel=1e-3, abs=1e-3
+    )
+    assert results.frames["gains"]["layer"].tolist() == [
+        tr.name_of(site) for site in results.frames["gains"]["site"]
+    ]
+    assert results.provenance["command"] == measured.COMMAND
+
+
+def test_the_shipped_table_has_a_row_for_every_site() -> None:
+    results = stored.load(measured.NAME)
+    sites, table = results.frames["sites"]["site"], results.tensors["table"]
+    assert table.shape == results.tensors["static"].shape == (len(sites), 20)
+    assert set(results.frames["gains"]["site"]) <= set(sites)
+    assert (table > 0).all()
