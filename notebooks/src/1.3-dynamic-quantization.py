@@ -228,6 +228,10 @@ explore.step_curves(results.frames["powers"])
 # %%
 explore.ablation_table(results.frames["ablations"])
 
+# %%
+shaped = told.shapes(results.frames["ablations"])
+shaped
+
 # %% [markdown]
 # ### Trained instead of fitted
 #
@@ -672,7 +676,7 @@ def extra_reads(layers, steps):
 # ## Recap
 
 # %%
-for verdict in (natural, answer, trained):
+for verdict in (natural, answer, shaped, trained):
     print("-", verdict)
 for claim in claims.values():
     print(f"- {claim.says}: {claim.outcome}")

@@ -172,6 +172,17 @@ def test_the_phenomenon_is_judged(columns: dict, key: str) -> None:
     assert tv.drifts(gains(**columns)).key == key
 
 
+@pytest.mark.parametrize(
+    ("encoding", "raw", "key"),
+    [((0.0, 0.1), (0.1, 0.2), "encoding"), ((0.0, 0.3), (0.1, 0.2), "trade"),
+     ((0.2, 0.3), (0.1, 0.2), "raw")],
+)  # fmt: skip
+def test_the_encoding_is_judged_at_and_between_steps(encoding, raw, key: str) -> None:
+    rows = [("4 layers", 0.0, *encoding), ("raw t", 0.1, *raw)]
+    table = pd.DataFrame(rows, columns=["shape", "error", "seen_db", "held_out_db"])
+    assert tv.shapes(table).key == key
+
+
 def losses(tdq: float, spread: float = 0.001) -> pd.DataFrame:
     rows = [
         (name, i, value + spread * (i % 2 if name.endswith("network") else 0))
