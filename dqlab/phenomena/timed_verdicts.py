@@ -120,11 +120,13 @@ def _site_claims(gains: pd.DataFrame) -> dict[str, Claim]:
         "sites": _share("sites where TDQ is no worse than the best static scale (0.05 dB)",
                         "", (gain >= -0.05).mean(), 90.0),
         "gain": _mean("TDQ gains on the best static scale (tensor, A4, mean of sites)", gain, 0.2),
-        "oracle": _share("sites where TDQ is within 0.2 dB of every step's own best", "",
-                         (gains["network"] >= gains["table"] - 0.2).mean(), 90.0),
     }  # fmt: skip
     if drifting.any():
         found["drifting"] = _mean("the same where R > 2", gain[drifting], 0.6)
+    found |= {
+        "oracle": _share("sites where TDQ is within 0.2 dB of every step's own best", "",
+                         (gains["network"] >= gains["table"] - 0.2).mean(), 90.0),
+    }  # fmt: skip
     r = float(gain.corr(gains["R"])) if len(gains) > 2 and gains["R"].std() > 0 else 0.0
     found["decider"] = Claim("the gain grows with R (correlation over sites)", "", r, r, r, "",
                              0.5, 0.1)  # fmt: skip
@@ -153,8 +155,8 @@ def shapes(table: pd.DataFrame) -> Verdict:
         (rows["seen_db"][k], rows["held_out_db"][k]) for k in ("4 layers", "raw t")
     )
     told = (
-        f"Against every step's own best, the encoding loses {abs(wave):.2f} dB at fitted steps and "
-        f"{between:.2f} dB in between; a raw t {raw:.2f} and {raw_between:.2f} dB"
+        f"Against every step's own best, the encoding loses {abs(wave):.2f} dB at fitted steps "
+        f"and {between:.2f} dB in between; a raw t {raw:.2f} and {raw_between:.2f} dB"
     )
     if wave < raw and between <= raw_between:
         return Verdict("encoding", f"{told}: the encoding is the better in both places.")
@@ -194,6 +196,24 @@ def trained_verdict(losses: pd.DataFrame) -> Verdict:
     if claim.high < 0:
         return Verdict("higher", f"{told}: TDQ ends higher.")
     return Verdict("equal", f"{told}: too close to tell after so few updates.")
+
+
+def room(ledger: pd.DataFrame) -> Verdict:
+    """How far apart untrained ways of choosing scales are, at each pair of bits."""
+    fitted = ledger[~ledger["setting"].str.startswith("trained")]
+    spans = {
+        f"W{w}A{a}": float(part["db"].max() - part["db"].min())
+        for (w, a), part in fitted.groupby(["weights", "activations"], sort=False)
+    }
+    told = "All ways of choosing scales without training lie within " + ", ".join(
+        f"{span:.1f} dB at {name}" for name, span in spans.items()
+    )
+    widest, narrowest = max(spans.values()), min(spans.values())
+    if narrowest < 1 <= widest:
+        return Verdict("few bits", f"{told}: only at few activation bits is there much to choose.")
+    if narrowest >= 1:
+        return Verdict("always", f"{told}: the choice always matters.")
+    return Verdict("never", f"{told}: the choice hardly matters here.")
 
 
 def outcomes(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:

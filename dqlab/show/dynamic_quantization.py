@@ -107,7 +107,7 @@ def ridge_explorer(seen: Timed) -> Explorer:
 
     def draw(data: dict) -> Picture:
         site, setting = sites[data["site"]], (data["static"], data["follow"], data["bits"])
-        return charts.light(ridges_of(seen, site, *setting, size=(660, 360)))
+        return charts.light(ridges_of(seen, site, *setting, size=(600, 300)))
 
     return Explorer(
         "A range that marches",
@@ -178,20 +178,22 @@ def _comb_at(one: Timed, shared: Tensor, own: Tensor, *, site: str, step: int, s
                 height=250)  # fmt: skip
 
 
-def table_map(results: Stored) -> Picture:
-    """The exported table: each site's scale at each step, in shares of its largest."""
+def table_map(results: Stored, count: int = 24) -> Picture:
+    """The exported table of the most drifting sites: scales in shares of each one's largest."""
     sites, steps = results.frames["sites"]["site"].tolist(), results.tensors["table"]
     times = results.frames["powers"].drop_duplicates("step").sort_values("step")
     shares = 100 * steps / steps.amax(1, keepdim=True)
-    order = results.frames["gains"]["site"].tolist()
+    gains = results.frames["gains"]
+    chosen = set(gains.nlargest(count, "R")["site"])
     rows = [
         (tr.name_of(site), tr.branch_of(site), int(k), int(t), float(shares[sites.index(site), k]))
-        for site in order
+        for site in gains["site"]
+        if site in chosen
         for k, t in times[["step", "t"]].itertuples(index=False)
     ]
     names = ["layer", "branch", "step", "timestep", "percent"]
     return layer_step_map(pd.DataFrame(rows, columns=names), value="percent",
-                          unit="scale s [% of the site's largest]")  # fmt: skip
+                          unit="scale s [% of the site's largest]", width=820)  # fmt: skip
 
 
 def decider_of(curve: pd.DataFrame, gains: pd.DataFrame, against: str, **size: int) -> Picture:
@@ -208,18 +210,6 @@ def decider_of(curve: pd.DataFrame, gains: pd.DataFrame, against: str, **size: i
         axes=("R, largest / smallest range over steps", "gain of a scale per step [dB], A4"),
         **size,
     )  # fmt: skip
-
-
-def decider_explorer(curve: pd.DataFrame, gains: pd.DataFrame) -> Explorer:
-    """The decider axis, against the best static step and against min-max."""
-    return Explorer(
-        "What decides whether following time pays",
-        [Control("against", "against", ("static", "min-max"), kind="choice")],
-        lambda against: against,
-        lambda against: decider_of(curve, gains, against, width=640, height=320),
-        presets={"the best static step": {}, "min-max": {"against": "min-max"}},
-        stops=("the best static step", "min-max"),
-    )
 
 
 def step_curves(powers: pd.DataFrame, weights: int = 8, activations: int = 4) -> Picture:
@@ -264,6 +254,7 @@ def picture_explorer(results: Stored) -> Explorer:
             f"{pairs[-1]}, best static": {"bits": pairs[-1], "steps": NAMES["static"]},
             f"{pairs[-1]}, TDQ": {"bits": pairs[-1], "steps": NAMES["network"]},
         },
+        stops=(f"{pairs[-1]}, min-max", f"{pairs[-1]}, TDQ"),
     )
 
 
@@ -303,13 +294,18 @@ def cost_rows(work: pd.DataFrame, ledger: pd.DataFrame, exported: Tensor) -> Pag
 
 def claims_table(found: Mapping) -> Page:
     """TDQ's claims beside our numbers."""
-    return judged("TDQ's claims on this network.", found)
+    return judged("TDQ's claims, and what they rest on, on this network.", found)
 
 
 def ablation_table(frame: pd.DataFrame) -> Page:
     """How well networks of other shapes follow the best steps."""
     rows = [
-        (row["shape"], f"{row['error']:.3f}", f"{row['seen_db']:.2f}", f"{row['held_out_db']:.2f}")
+        # Adding zero makes +0.0 of a small negative number that rounds to -0.0.
+        (
+            row["shape"],
+            f"{row['error']:.3f}",
+            *(f"{round(row[k], 2) + 0.0:.2f}" for k in ("seen_db", "held_out_db")),
+        )
         for row in frame.to_dict("records")
     ]
     heads = ("network", "error of log s, all steps fitted", "loss at fitted steps [dB]",

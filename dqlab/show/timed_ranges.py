@@ -54,8 +54,7 @@ def drift_points(tables: Mapping[str, pd.DataFrame]) -> Picture:
     canvas = Canvas(720, 360)
     panel = canvas.panels[0]
     for (name, found), look in zip(tables.items(), ("method", "ablation_1"), strict=False):
-        for r, drift in found[["r", "R"]].itertuples(index=False):
-            panel.line([r], [drift], role(look), "")
+        panel.dots(found["r"].tolist(), found["R"].tolist(), role(look), name)
         far = found.loc[found["R"].idxmax()]
         side = "left" if far["r"] < 0 else "right"
         panel.text(float(far["r"]), float(far["R"]) * 1.03, f"{name}: {far['layer']}", plate=True,
@@ -85,12 +84,22 @@ def scales_of_site(seen: Timed, site: str, network: Tensor, at: Sequence[float])
     canvas = Canvas(720, 350)
     panel = canvas.panels[0]
     t = one.t.tolist()
-    panel.line(list(at)[::-1], network.flip(0).tolist(), role("method"), "TDQ", marks=False)
-    panel.line(t, best.tolist(), role("full_precision"), "own best")
+    low, high = _reach(one.t, network, torch.tensor(list(at)))
+    panel.ribbon(t, low.tolist(), high.tolist(), role("method"))
+    mine = [float(network[list(at).index(k)]) for k in t]
+    panel.line(t, mine, role("method"), "TDQ; faint: in between")
+    panel.line(t, best.tolist(), role("full_precision"), "own best", marks=False)
     panel.line(t, static.tolist(), role("rtn"), "one for all", marks=False)
     panel.axes.set(xlim=(max(at), min(at)), xlabel="t (noise → image)", ylabel="scale s")
     panel.axes.grid(axis="y")
     return charts.light(canvas.picture(words))
+
+
+def _reach(t: Tensor, network: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    """Lowest and highest scale around each of the sampler's timesteps, half way to the next."""
+    half = float((t[:-1] - t[1:]).abs().max()) / 2
+    near = [network[(at - k).abs() <= half] for k in t]
+    return torch.stack([x.min() for x in near]), torch.stack([x.max() for x in near])
 
 
 def _misfit(t: Tensor, best: Tensor, network: Tensor, at: Tensor) -> tuple[float, float]:

@@ -171,15 +171,15 @@ show.source(paper.step_size)
 # %%
 one = seen.of([site])
 network = fit_networks(one.flat, one.grids, one.t, one.d, (150, 100))
-between = torch.cat([one.t, torch.arange(50.0, 999.0, 5.0)]).unique()
+between = torch.cat([one.t, torch.arange(49.0, 999.0, 5.0)]).unique()
 with torch.no_grad():
     scales = network(between)[0].float()
 draw.scales_of_site(seen, site, scales, between.tolist())
 
 # %% [markdown]
-# Between the sampler's steps it wanders. The fastest waves of the encoding repeat within about six
-# timesteps, the sampler's lie 50 apart, and nobody asked the network about those in between. In
-# training $t$ is drawn at random, so it is asked about all of them.
+# The faint ribbon is where $s(t)$ goes between the sampler's steps. The fastest waves of the
+# encoding repeat within about six timesteps, the sampler's lie 50 apart, and nobody asked the
+# network about those in between. In training $t$ is drawn at random, so it is asked about all.
 # <!-- numbers: 50 -->
 #
 # ### The same picture again
@@ -189,8 +189,8 @@ explore.ridges_of(seen, site, "static", follow=True)
 
 # %% [markdown]
 # A table of all sites is all that is left of the networks. Sampling looks one row up per step, so
-# it costs what one static scale costs. Here is the table that shipped; below, a network
-# without any fit of its own uses it and answers as the stored one did.
+# it costs what one static scale costs. Here are its most drifting sites; below, a network without
+# any fit of its own uses the whole table and answers as the stored one did.
 
 # %%
 explore.table_map(results)
@@ -315,8 +315,8 @@ explore.picture_explorer(results)
 # %%
 explore.ledger_table(results.frames["ledger"])
 
-# %% tags=["explorer"]
-explore.decider_explorer(curve, gains)
+# %%
+told.room(results.frames["ledger"])
 
 # %% [markdown]
 # ## 5. What reproduces here

@@ -183,6 +183,18 @@ def test_the_encoding_is_judged_at_and_between_steps(encoding, raw, key: str) ->
     assert tv.shapes(table).key == key
 
 
+@pytest.mark.parametrize(
+    ("eight", "four", "key"),
+    [((20, 20.1), (14, 18), "few bits"), ((20, 22), (14, 18), "always"),
+     ((20, 20.1), (14, 14.2), "never")],
+)  # fmt: skip
+def test_the_room_for_choice_is_told(eight, four, key: str) -> None:
+    rows = [("a", 4, 8, eight[0]), ("b", 4, 8, eight[1]), ("a", 4, 4, four[0]),
+            ("b", 4, 4, four[1]), ("trained, static", 4, 4, 30)]  # fmt: skip
+    ledger = pd.DataFrame(rows, columns=["setting", "weights", "activations", "db"])
+    assert tv.room(ledger).key == key
+
+
 def losses(tdq: float, spread: float = 0.001) -> pd.DataFrame:
     rows = [
         (name, i, value + spread * (i % 2 if name.endswith("network") else 0))

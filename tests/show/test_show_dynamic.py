@@ -67,7 +67,6 @@ CURVE = pd.DataFrame({"ratio": [1.0, 8.0], "gain": [0.0, 3.5], "on_min_max": [4.
 MAKERS = {
     "ridges": lambda: explore.ridge_explorer(SEEN),
     "combs": lambda: explore.comb_explorer(SEEN),
-    "decider": lambda: explore.decider_explorer(CURVE, results().frames["gains"]),
     "pictures": lambda: explore.picture_explorer(results()),
 }
 
@@ -153,6 +152,13 @@ def test_tables_say_in_words_what_they_show() -> None:
     assert "does not reproduce here" in explore.claims_table({"a": claim}).words
     rows = pd.DataFrame({"shape": ["4 layers"], "error": 0.01, "seen_db": 0.1, "held_out_db": 0.2})
     assert "4 layers | 0.010 | 0.10 | 0.20" in explore.ablation_table(rows).words
+
+
+def test_the_decider_compares_with_either_kind_of_one_scale() -> None:
+    gains = results().frames["gains"]
+    for against, gain in (("static", "0.50"), ("min-max", "3.50")):
+        told = explore.decider_of(CURVE, gains, against).sentence
+        assert told.startswith(f"In place of {draw.NAMES[against]}, a scale per step gains {gain}")
 
 
 def test_every_setting_has_a_name_of_its_own() -> None:
