@@ -52,7 +52,8 @@ def decider(curve: pd.DataFrame, ours: Mapping[str, pd.DataFrame], sentence: str
 
 
 def _points(panel: Panel, frame: pd.DataFrame, look: Role, label: str) -> None:
-    panel.dots(frame["ratio"].tolist(), frame["gain"].tolist(), look, label)
+    for x, y in frame[["ratio", "gain"]].itertuples(index=False):
+        panel.line([x], [y], look, "")
     top = frame.loc[frame["gain"].idxmax()]
     _name(panel, float(top["ratio"]), float(top["gain"]), label)
 
