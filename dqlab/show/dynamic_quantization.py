@@ -67,10 +67,13 @@ def _at_bits(seen: Timed, site: str, bits: int) -> Timed:
     return replace(one, grids=tuple(replace(grid, bits=bits) for grid in one.grids))
 
 
-def ridges_of(seen: Timed, site: str, static: str, follow: bool, bits: int = 4, **look) -> Picture:
-    """A site's histograms over time, one step size for all steps, and every step's own.
+def ridges_of(
+    seen: Timed, site: str, static: str, follow: bool | Tensor = False, bits: int = 4, **look
+) -> Picture:
+    """A site's histograms over time, one scale for all steps, and a scale for each.
 
-    `static` is "min-max" or "static"; `follow` adds the ribbon of best steps.
+    `static` is "min-max" or "static"; `follow` adds the ribbon of every step's own best scale, or
+    of TDQ's scales `[T]` where those are given.
     """
     one = _at_bits(seen, site, bits)
     s = tr.step_sizes(one, static)
@@ -83,12 +86,15 @@ def ridges_of(seen: Timed, site: str, static: str, follow: bool, bits: int = 4, 
         f"{percent(total[worst])} of the power there, {percent(total.min())} at best"
     )
     ribbon = None
-    if follow:
-        best = tr.step_sizes(one, "table")
-        own = tr.clip_and_round(one, best)
-        least = (own["clipping"] + own["rounding"]).max()
-        words += f"; with its own range no step has more than {percent(least)}"
-        levels = tr.levels_of(one.grids[0], best[0])
+    own, name = None, "its own range"
+    if isinstance(follow, Tensor):
+        own, name = follow[None], "TDQ's range"
+    elif follow:
+        own = tr.step_sizes(one, "table")
+    if own is not None:
+        most = tr.clip_and_round(one, own)[["clipping", "rounding"]].sum(axis=1).max()
+        words += f"; with {name} no step has more than {percent(most)}"
+        levels = tr.levels_of(one.grids[0], own[0])
         ribbon = levels[:, 0].tolist(), levels[:, -1].tolist()
     ends = float(one.low.min()), float(one.high.max())
     span = ends[1] - ends[0]
@@ -96,7 +102,7 @@ def ridges_of(seen: Timed, site: str, static: str, follow: bool, bits: int = 4, 
         one.flat[0], _times(one), words + ".", band=(low, high), ribbon=ribbon,
         limits=(ends[0] - 0.05 * span, ends[1] + 0.05 * span),
         unit="input of the layer" if site.endswith(".input") else "attention operand",
-        band_name="one range", ribbon_name="own range", **look,
+        band_name="one range", ribbon_name=name.removeprefix("its "), **look,
     )  # fmt: skip
 
 
@@ -184,6 +190,7 @@ def table_map(results: Stored, count: int = 24) -> Picture:
     times = results.frames["powers"].drop_duplicates("step").sort_values("step")
     shares = 100 * steps / steps.amax(1, keepdim=True)
     gains = results.frames["gains"]
+    gains = gains[gains["site"].str.endswith(".input")]
     chosen = set(gains.nlargest(count, "R")["site"])
     rows = [
         (tr.name_of(site), tr.branch_of(site), int(k), int(t), float(shares[sites.index(site), k]))

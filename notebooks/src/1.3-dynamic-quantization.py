@@ -57,7 +57,7 @@ results
 seen = timed.watch(pipe, calibration)
 drift = timed.time_table(seen).sort_values("R", ascending=False)
 site = drift["site"].iloc[0]
-explore.ridges_of(seen, site, "min-max", follow=False)
+explore.ridges_of(seen, site, "min-max")
 
 # %% [markdown]
 # The *decider* of this topic is the drift of a site: $R = \max_t A(t) / \min_t A(t)$, with
@@ -185,11 +185,13 @@ draw.scales_of_site(seen, site, scales, between.tolist())
 # ### The same picture again
 
 # %%
-explore.ridges_of(seen, site, "static", follow=True)
+with torch.no_grad():
+    scales = network(one.t)[0].float()
+explore.ridges_of(seen, site, "static", scales)
 
 # %% [markdown]
 # A table of all sites is all that is left of the networks. Sampling looks one row up per step, so
-# it costs what one static scale costs. Here are its most drifting sites; below, a network without
+# it costs what one static scale costs. Here are its most drifting layers; below, a network without
 # any fit of its own uses the whole table and answers as the stored one did.
 
 # %%
@@ -214,7 +216,8 @@ print(answers("network", "table"))
 # %% [markdown]
 # ### Step by step
 #
-# The paper's own setting leaves weights at 8 bits here, so that activations alone are at fault.
+# Weights are at 8 bits here, so that activations are at fault. Compare TDQ with the best single
+# scale: where along the run does following time help?
 
 # %%
 explore.step_curves(results.frames["powers"])

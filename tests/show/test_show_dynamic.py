@@ -105,6 +105,8 @@ def test_ridges_lie_over_their_steps_with_band_and_ribbon() -> None:
 
 
 def test_the_ridges_say_how_far_off_one_range_is() -> None:
+    tdq = explore.ridges_of(SEEN, SITES[0], "static", torch.full((T,), 0.5)).sentence
+    assert "with TDQ's range no step has more than" in tdq
     told = explore.ridges_of(SEEN, SITES[0], "min-max", True).sentence
     assert told.startswith("down 0 res 0 conv1, 4 bits, one scale, min-max")
     assert "no step has more than" in told
