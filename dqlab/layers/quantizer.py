@@ -9,6 +9,8 @@ from dqlab.formats import Format, Range
 from dqlab.layers.context import StepContext
 
 Tap = Callable[[Tensor], None]
+RUN_TIME = ("sample", "token")
+"""What a range that is measured at run time covers; see `Quantizer.measured`."""
 
 
 class Quantizer(nn.Module):
@@ -22,6 +24,9 @@ class Quantizer(nn.Module):
         format: the number format, or None for full precision.
         scale, zero_point: the range: scalar, per output channel `[C, 1, ...]`, or per sampling
             step `[T]` if `per_step`.
+        measured: None, or what one range measured at run time covers, min-max: a whole "sample"
+            (what a range per tensor is for one picture), or a "token", one row of the last
+            dimension. No range is stored then.
         taps: functions called with the unquantized tensor on every pass.
 
     """
@@ -31,6 +36,7 @@ class Quantizer(nn.Module):
         self.site, self.context = site, context
         self.format: Format | None = None
         self.per_step = False
+        self.measured: str | None = None
         self.active = True
         self.taps: list[Tap] = []
         self.register_buffer("scale", None)
@@ -53,9 +59,28 @@ class Quantizer(nn.Module):
                 "or infinity. Check the weights and the calibration set."
             )
         self.scale, self.zero_point, self.per_step = found.scale, found.zero_point, per_step
+        self.measured = None
+
+    def measure(self, over: str) -> None:
+        """Measure the range at run time from now on; `over` is one of `RUN_TIME`.
+
+        Raises:
+            InvalidInputError: if it is something else.
+
+        """
+        if over not in RUN_TIME:
+            raise InvalidInputError(
+                f"{self.site}: a range cannot be measured over {over!r}; choose one of "
+                f"{', '.join(RUN_TIME)}."
+            )
+        self.scale = self.zero_point = None
+        self.per_step, self.measured = False, over
 
     def current(self, x: Tensor) -> Range:
-        """The range for `x`; a per-step one row by row, shaped to broadcast against it."""
+        """The range for `x`; one per row, or per token, is shaped to broadcast against it."""
+        if self.measured:
+            dims = -1 if self.measured == "token" else tuple(range(1, x.ndim))
+            return self.format.params(x.amin(dims, keepdim=True), x.amax(dims, keepdim=True))
         if not self.per_step:
             return self.range
         steps = self.context.steps_of(len(x), self.site).to(self.scale.device)
@@ -65,7 +90,8 @@ class Quantizer(nn.Module):
         """Quantize and dequantize `x`; same shape and dtype."""
         for tap in self.taps:
             tap(x)
-        if self.format is None or self.scale is None or not self.active:
+        placed = self.measured or self.scale is not None
+        if self.format is None or not placed or not self.active:
             return x
         return self.format.fake_quant(x, self.current(x))
 

@@ -87,6 +87,8 @@ class Method:
         "activations": range(2, 9),
     }
     """Integer bit-widths the method is defined for; format names such as "fp8" also work."""
+    learns_from_data: bool = False
+    """Whether it trains on clean samples, which a caller may give as `data`."""
     adds: ClassVar[tuple[str, ...]] = ()
     """Moments at which this method works on what another one did there, instead of clashing."""
     beneath: "Method | None" = None

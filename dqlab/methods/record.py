@@ -48,6 +48,7 @@ def write_record(job: Job, seconds: float, correction: Correction | None = None)
         "uncovered": job.anatomy.uncovered,
         "formats": {s: q.format.to_dict() for s, q in sites.items() if q.format},
         "per_step": [s for s, q in sites.items() if q.per_step],
+        "measured": {s: q.measured for s, q in sites.items() if q.measured},
         "dtype": _dtype(job.denoiser),
         "fit_seconds": round(seconds, 1),
     }

@@ -174,5 +174,7 @@ def _wrapped(denoiser: nn.Module, record: dict[str, Any]) -> nn.Module:
         sites[site].format = Format.from_dict(described)
     for site in record["per_step"]:
         sites[site].per_step = True
+    for site, over in record.get("measured", {}).items():  # none in older saves
+        sites[site].measure(over)
     denoiser.step_context.bind(torch.tensor(record["schedule"]))
     return denoiser

@@ -15,6 +15,7 @@ from dqlab.phenomena import (
     shortcuts,
     steps,
     stored,
+    timed_ranges,
     verdicts,
 )
 
@@ -33,5 +34,6 @@ __all__ = [
     "shortcuts",
     "steps",
     "stored",
+    "timed_ranges",
     "verdicts",
 ]

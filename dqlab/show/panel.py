@@ -71,6 +71,14 @@ class Panel:
         if label:
             self.ends.append((label, look, float(x[-1]), float(y[-1])))
 
+    def dots(self, x: Sequence, y: Sequence, look: Role, label: str) -> None:
+        """Points without a line, in a role's look; `label` is told on hovering."""
+        self.axes.plot(x, y, linestyle="", marker=look.marker, color=look.colour, zorder=3)
+        self._note_trace(
+            "scatter", x=list(x), y=list(y), name=label, mode="markers",
+            marker={"symbol": look.symbol, "size": 7, "color": look.colour},
+        )  # fmt: skip
+
     def ribbon(self, x: Sequence, low: Sequence, high: Sequence, look: Role) -> None:
         """The area between `low` and `high`, faint, in a role's colour."""
         colour = RULE if look.colour == INK else look.colour
