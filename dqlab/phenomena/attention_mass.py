@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from dqlab.layers import quantizers
 from dqlab.layers.policy import Policy, Rule
 from dqlab.metrics import to_db
 from dqlab.phenomena.drift import watchable
@@ -35,7 +36,7 @@ def softmax_outputs(pipe, states: States) -> dict[str, Tensor]:
     """Some rows `[ROWS, N]` of every attention's first head, by site, on recorded states."""
     watched, found = watchable(pipe, states), {}
     model = watched.unet
-    sites = [name for name in _sites(model) if name.endswith(".p")]
+    sites = [name for name in quantizers(model) if name.endswith(".p")]
 
     def see(site: str, P: Tensor) -> None:
         found.setdefault(site, []).append(P[:, 0].flatten(0, 1))
@@ -43,12 +44,6 @@ def softmax_outputs(pipe, states: States) -> dict[str, Tensor]:
     with tapped(model, sites, see):
         replay(model, states)
     return {site: _some(torch.cat(parts)) for site, parts in found.items()}
-
-
-def _sites(model) -> list[str]:
-    from dqlab.layers import quantizers
-
-    return list(quantizers(model))
 
 
 def _some(rows: Tensor) -> Tensor:
@@ -69,9 +64,7 @@ def attention_db(P: Tensor, V: Tensor, bits: int, delta: Tensor | float = 0.0) -
     return float(to_db(exact.square().sum(), (made - exact).square().sum()))
 
 
-def synthetic_gain(
-    settings: Iterable[tuple[int, int]], spread: float = 1.0
-) -> pd.DataFrame:
+def synthetic_gain(settings: Iterable[tuple[int, int]], spread: float = 1.0) -> pd.DataFrame:
     """Gain of the correction in made-up attention, measured on other rows than delta.
 
     Args:

@@ -83,9 +83,7 @@ def _output_db(conv: nn.Module, u: Tensor, S: Tensor, bits: int) -> float:
 
 
 @torch.no_grad()
-def synthetic_gain(
-    ratios: Iterable[float], bits: int = 6, channels: int = 64
-) -> pd.DataFrame:
+def synthetic_gain(ratios: Iterable[float], bits: int = 6, channels: int = 64) -> pd.DataFrame:
     """The same on a made-up block whose embedding scales every 16th channel `ratio` times more.
 
     Returns:

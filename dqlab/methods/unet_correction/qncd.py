@@ -165,9 +165,10 @@ class Qncd(Method):
         scheduler = job.original.scheduler
         if float(getattr(scheduler, "init_noise_sigma", 1)) != 1:
             raise NotApplicableError(
-                f"{type(scheduler).__name__} keeps its samples at another scale than the network's "
-                "input, so qncd cannot noise one again. Use a scheduler that starts from unit "
-                "noise, such as DDIM or DPMSolverMultistep, or recipe('qncd').without('correct')."
+                f"{type(scheduler).__name__} keeps its samples at another scale than the "
+                "network's input, so qncd cannot noise one again. Use a scheduler that starts "
+                "from unit noise, such as DDIM or DPMSolverMultistep, or "
+                "recipe('qncd').without('correct')."
             )
         made = RunningBias(
             {},
