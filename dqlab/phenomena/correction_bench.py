@@ -34,13 +34,11 @@ TABLES = {
     "d2-dpm": D2Dpm(),
     "d2-dpm, channel": D2Dpm(granularity="channel"),
     "d2-dpm, stochastic": D2Dpm(mode="stochastic"),
-    "d2-dpm, no variance": D2Dpm(variance=False),
 }
 """Corrections fitted to pairs of predictions."""
 CHAINS: Mapping[str, Mapping[str, bool]] = {
     "tac-diffusion": {},
     "tac, input bias": {"ner": False},
-    "tac, reconstruction": {"ibc": False},
 }
 """Options of those fitted along the quantized chain."""
 
@@ -53,10 +51,9 @@ class Plan:
         calibration: trajectories behind all ranges.
         fitted: trajectories behind every table; `refitted` behind the one the notebook repeats.
         held_out: trajectories behind every SQNR and budget.
-        pictures: gallery seeds behind the ledger; `few` behind other paired errors.
+        pictures: gallery seeds behind every paired error.
         kept: pictures stored of each setting.
-        bits: weight and activation bits of the budgets.
-        ledger: those of the ledger; parts and other samplers are measured at the first.
+        bits: weight and activation bits; parts and other samplers are measured at the first.
         softmax: bits of softmax outputs with all else in full precision.
         intervals: of QNCD's estimate, the last one's estimates are kept.
         multistep: steps of the multistep sampler.
@@ -65,16 +62,14 @@ class Plan:
     """
 
     calibration: int = 8
-    fitted: int = 24
+    fitted: int = 16
     refitted: int = 8
     held_out: int = 8
-    pictures: int = 24
-    few: int = 16
+    pictures: int = 16
     kept: int = 3
-    bits: tuple[tuple[int, int], ...] = ((8, 8), (4, 8), (4, 4))
-    ledger: tuple[tuple[int, int], ...] = ((4, 8), (4, 4))
+    bits: tuple[tuple[int, int], ...] = ((4, 8), (4, 4))
     softmax: tuple[int, ...] = (8, 6, 4)
-    intervals: tuple[int, ...] = (10, 5, 2, 1)
+    intervals: tuple[int, ...] = (10, 1)
     multistep: int = 10
     sampler: Sampler = field(default_factory=Sampler)
 
@@ -107,13 +102,13 @@ def first(states: States, count: int) -> States:
     return states[torch.isin(states.seed, states.seed.unique()[:count])]
 
 
-def runs(pipe, plan: Plan, label: str, sampler: Sampler, pictures: int) -> Runs:
+def runs(pipe, plan: Plan, label: str, sampler: Sampler) -> Runs:
     """Record what every measurement under this sampler needs."""
     fit, held = (
         record(pipe, chosen, sampler, batch_size=len(chosen))[0]
         for chosen in (seeds.CALIBRATION[: plan.fitted], seeds.HELD_OUT[: plan.held_out])
     )
-    exact = sample(pipe, seeds.GALLERY[:pictures], sampler=sampler)
+    exact = sample(pipe, seeds.GALLERY[: plan.pictures], sampler=sampler)
     return Runs(pipe, plan, label, sampler, fit, held, exact)
 
 

@@ -2,7 +2,7 @@
 
     python -m dqlab.phenomena.error_correction
 
-writes data/results/error-correction: about ten minutes on one core.
+writes data/results/error-correction: about five minutes on one core.
 """
 
 import copy
@@ -46,17 +46,16 @@ MODEL, SCALE_SHIFT = "latent-unet", "pixel-unet"
 
 BUDGETED = ("ptqd", "d2-dpm", "d2-dpm, channel")
 LEDGER = ("rtn", "softmax-bias-correction", "qncd", "ptqd", "d2-dpm", "tac-diffusion")
-PARTS = ("d2-dpm, channel", "d2-dpm, stochastic", "tac, input bias", "tac, reconstruction")
 FOLLOWED = ("rtn", "ptqd", "tac-diffusion")
 """Whose chains are compared with full precision's, step by step."""
-STOCHASTIC = ("ptqd", "ptqd, no variance", "d2-dpm", "d2-dpm, no variance", "tac-diffusion")
+STOCHASTIC = ("ptqd", "ptqd, no variance", "d2-dpm", "tac-diffusion")
 LINEAR = ("ptqd", "d2-dpm", "tac-diffusion")
 """Corrections measured with eta 1 and with a multistep sampler."""
-BASE = ("q-diffusion", {"reconstruct": False})
-"""What a correction is put on top of."""
-GRANULARITIES = ("tensor", "head_timestep", "row")
-"""Beside the constant per head, at the fewest softmax bits."""
-SMOOTHED_BITS, SMOOTHED_STRIDE = 6, 5
+BASE = ("q-diffusion", {"search": False, "reconstruct": False})
+"""What a correction is put on top of: split shortcuts, ranges by min-max."""
+CONTROLS = ({"granularity": "row"}, {"range": "max"})
+"""Beside the constant per head on levels over [0, 1], at the fewest softmax bits."""
+SMOOTHED_BITS, SMOOTHED_STATES = 6, 10
 
 
 @dataclass
@@ -78,12 +77,12 @@ class Found:
         named = {"sampler": b.runs.label, "bits": b.name, "name": name, "over": over}
         self.add("gains", named | {"db": mean_sqnr_db(powers)} | gain)
 
-    def paint(self, b: Bench, name: str, pipe, count: int) -> Tensor:
-        """Pictures of the first gallery seeds, and how far each is from full precision's."""
-        made = sample(pipe, b.runs.gallery[:count], sampler=b.runs.sampler)
-        mse = (made - b.runs.exact[:count]).double().square().flatten(1).mean(1)
+    def paint(self, b: Bench, name: str, pipe) -> Tensor:
+        """Pictures of the gallery seeds, and how far each is from full precision's."""
+        made = sample(pipe, b.runs.gallery, sampler=b.runs.sampler)
+        mse = (made - b.runs.exact).double().square().flatten(1).mean(1)
         named = {"sampler": b.runs.label, "bits": b.name, "name": name}
-        rows = zip(b.runs.gallery, mse.tolist(), strict=False)
+        rows = zip(b.runs.gallery, mse.tolist(), strict=True)
         self.add("errors", *(named | {"seed": seed, "mse": error} for seed, error in rows))
         self.say(f"{b.runs.label}, {b.name}, {name}: paired {float(mse.median()):.2e}")
         return made
@@ -117,14 +116,13 @@ def measure(
 
     """
     plan, found = plan or Plan(), Found(say)
-    ddim = runs(pipe, plan, ETA_0, plan.sampler, plan.pictures)
+    ddim = runs(pipe, plan, ETA_0, plan.sampler)
     say("trajectories")
     for bits in plan.bits:
         b = bench(ddim, "rtn", bits)
         _budgets(b, found)
-        if bits in plan.ledger:
-            pipes = _ledger(b, found)
-        if bits == plan.ledger[0]:
+        pipes = _ledger(b, found)
+        if bits == plan.bits[0]:
             _parts(b, pipes, found)
     _softmax(ddim, found)
     _on_top(ddim, found)
@@ -133,7 +131,7 @@ def measure(
     _smoothing(ddim, scale_shift or load(SCALE_SHIFT), found)
     frames = found.frames()
     frames["outcomes"] = outcomes(frames)
-    made = [found.tensors.pop(f"made {bits_name(bits)}") for bits in plan.ledger]
+    made = [found.tensors.pop(f"made {bits_name(bits)}") for bits in plan.bits]
     pictures = {"exact": stored.to_bytes(ddim.exact[: plan.kept]), "made": torch.stack(made)}
     return frames, found.tensors | pictures
 
@@ -157,12 +155,14 @@ def _ledger(b: Bench, found: Found) -> dict[str, object]:
     pipes, pictures = {}, []
     for name in LEDGER:
         here, pipe = _member(b, name)
-        made = found.paint(b, name, pipe, b.runs.plan.pictures)
+        made = found.paint(b, name, pipe)
         found.add("ledger", {"method": name, "bits": b.name, **_row(here, pipe, made)})
         pictures.append(stored.to_bytes(made[: b.runs.plan.kept]))
         if name in LINEAR:
             tables = pipe.corrector.correction.tables
             found.tensors |= {f"{b.name} {name} {key}": table for key, table in tables.items()}
+        if name == "qncd":
+            found.gain(b, "qncd, smoothing", here.held, "rtn", b.held)
         if name == "tac-diffusion":  # what its coefficient does on full-precision states
             table = budgets(b.held.after(pipe)).assign(bits=b.name, name=name)
             found.add("budgets", *table.to_dict("records"))
@@ -198,19 +198,12 @@ def _row(b: Bench, pipe, made: Tensor) -> dict[str, float]:
 
 def _parts(b: Bench, pipes: Mapping[str, object], found: Found) -> None:
     """Parts of methods one by one, chains step by step, QNCD's intervals, and one small fit."""
-    plan = b.runs.plan
-    for name in PARTS:
-        pipe = behind(b, name)
-        found.paint(b, name, pipe, plan.pictures)
-        found.gain(b, name, b.held.after(pipe), "rtn", b.held)
-    stochastic, exact = (b.held.after(behind(b, n)) for n in ("d2-dpm, stochastic", "d2-dpm"))
-    found.gain(b, "d2-dpm, stochastic", stochastic, "d2-dpm", exact)
-    smooth = bench(b.runs, recipe("qncd").only("reshape"), b.bits)
-    found.gain(b, "qncd, smoothing", smooth.held, "rtn", b.held)
-    found.paint(b, "qncd, smoothing", smooth.rough, plan.few)
-    for interval in plan.intervals:
+    found.paint(b, "tac, input bias", behind(b, "tac, input bias"))
+    drawn, mean = (b.held.after(behind(b, n)) for n in ("d2-dpm, stochastic", "d2-dpm"))
+    found.gain(b, "d2-dpm, stochastic", drawn, "d2-dpm", mean)
+    for interval in b.runs.plan.intervals:
         asking = behind(b, f"qncd, I = {interval}")
-        found.paint(b, f"qncd, I = {interval}", asking, plan.few)
+        found.paint(b, f"qncd, I = {interval}", asking)
     _estimates(b, asking, found)
     for name in FOLLOWED:
         found.add("drift", *_drift(b, pipes[name], name))
@@ -260,21 +253,15 @@ def _softmax(r: Runs, found: Found) -> None:
     """Softmax outputs alone in bits: corrected, and the same levels uncorrected."""
     least = min(r.plan.softmax)
     for bits in r.plan.softmax:
-        options = [{"granularity": "head"}]
-        if bits == least:
-            options += [{"granularity": name} for name in GRANULARITIES] + [{"range": "max"}]
         base = None
-        for option in options:
+        for option in ({}, *(CONTROLS if bits == least else ())):
             q = _softmax_only(r, recipe("softmax-bias-correction", **option), bits)
-            after = predictions_on(r.held, q.unet)
-            label = option.get("granularity", "head, observed range")
-            b = Bench(r, (8, 8), q)
-            if bits == least and label == "head":
-                found.paint(b, f"softmax {bits}, corrected", q, r.plan.few)
+            b, label = Bench(r, (8, 8), q), ", ".join(option.values()) or "head"
+            powers = predictions_on(r.held, q.unet).powers()
             if base is None:
-                base = _uncorrected(b, q, bits, found, paint=bits == least)
-            gain = dict(zip(("gain", "low", "high"), gain_db(base, after.powers()), strict=True))
-            row = {"bits": bits, "granularity": label, "db": mean_sqnr_db(after.powers())}
+                base = _uncorrected(b, bits, found, paint=bits == least)
+            gain = dict(zip(("gain", "low", "high"), gain_db(base, powers), strict=True))
+            row = {"bits": bits, "granularity": label, "db": mean_sqnr_db(powers)}
             found.add("softmax", row | {"before": mean_sqnr_db(base)} | gain)
             found.say(f"softmax {bits}, {label}: {row['db']:.2f} dB")
 
@@ -284,29 +271,31 @@ def _softmax_only(r: Runs, chosen, bits: int):
     return quantize(r.pipe, chosen, 8, 8, **setting)
 
 
-def _uncorrected(b: Bench, q, bits: int, found: Found, paint: bool) -> pd.DataFrame:
-    """Error powers on the same levels with nothing given back; `q` is spent afterwards."""
-    for site, quantizer in quantizers(q.unet).items():
+def _uncorrected(b: Bench, bits: int, found: Found, paint: bool) -> pd.DataFrame:
+    """Error powers on the same levels with nothing given back; the network is spent afterwards."""
+    if paint:
+        found.paint(b, f"softmax {bits}, corrected", b.rough)
+    for site, quantizer in quantizers(b.rough.unet).items():
         if site.endswith(".p"):
             quantizer.zero_point.zero_()
     if paint:
-        found.paint(b, f"softmax {bits}, uncorrected", q, b.runs.plan.few)
-    return predictions_on(b.runs.held, q.unet).powers()
+        found.paint(b, f"softmax {bits}, uncorrected", b.rough)
+    return predictions_on(b.runs.held, b.rough.unet).powers()
 
 
 def _on_top(r: Runs, found: Found) -> None:
     """A correction behind a method that chose its own states and searched its ranges."""
     slug, options = BASE
-    b = bench(r, recipe(slug, **options), r.plan.ledger[0])
-    found.paint(b, slug, b.rough, r.plan.few)
+    b = bench(r, recipe(slug, **options), r.plan.bits[0])
+    found.paint(b, slug, b.rough)
     pipe = behind(b, "ptqd")
-    found.paint(b, f"{slug} | ptqd", pipe, r.plan.few)
+    found.paint(b, f"{slug} | ptqd", pipe)
     found.gain(b, f"{slug} | ptqd", b.held.after(pipe), slug, b.held)
 
 
 def _stochastic(pipe, plan: Plan, found: Found) -> None:
     """Eta 1: the sampler adds noise of its own, part of which may be the quantizer's."""
-    r = runs(pipe, plan, ETA_1, replace(plan.sampler, eta=1.0), plan.few)
+    r = runs(pipe, plan, ETA_1, replace(plan.sampler, eta=1.0))
     b = _behind_all(r, STOCHASTIC, found)
     corrector = behind(b, "ptqd").corrector
     scheduler = copy.deepcopy(pipe.scheduler)
@@ -322,7 +311,7 @@ def _stochastic(pipe, plan: Plan, found: Found) -> None:
 def _multistep(pipe, plan: Plan, found: Found) -> None:
     """A second-order solver that remembers its last prediction."""
     sampler = replace(plan.sampler, num_inference_steps=plan.multistep)
-    _behind_all(runs(multistep(pipe), plan, MULTISTEP, sampler, plan.few), LINEAR, found)
+    _behind_all(runs(multistep(pipe), plan, MULTISTEP, sampler), LINEAR, found)
 
 
 def multistep(pipe, scheduler: str = "DPMSolverMultistepScheduler"):
@@ -336,11 +325,11 @@ def multistep(pipe, scheduler: str = "DPMSolverMultistepScheduler"):
 
 
 def _behind_all(r: Runs, names: tuple[str, ...], found: Found) -> Bench:
-    b = bench(r, "rtn", r.plan.ledger[0])
-    found.paint(b, "rtn", b.rough, r.plan.few)
+    b = bench(r, "rtn", r.plan.bits[0])
+    found.paint(b, "rtn", b.rough)
     for name in (*names, f"qncd, I = {r.plan.intervals[0]}"):
         pipe = behind(b, name)
-        found.paint(b, name, pipe, r.plan.few)
+        found.paint(b, name, pipe)
         if name in TABLES:
             found.gain(b, name, b.held.after(pipe), "rtn", b.held)
     return b
@@ -348,9 +337,9 @@ def _behind_all(r: Runs, names: tuple[str, ...], found: Found) -> Bench:
 
 def _smoothing(r: Runs, scale_shift, found: Found) -> None:
     """QNCD's smoothing, block by block, where the embedding adds and where it scales."""
-    few = record(scale_shift, seeds.HELD_OUT[:2], r.plan.sampler)[0]
+    few = record(scale_shift, seeds.HELD_OUT[:1], r.plan.sampler)[0]
     for model, pipe, states in ((MODEL, r.pipe, r.held), (SCALE_SHIFT, scale_shift, few)):
-        some = states[::SMOOTHED_STRIDE]
+        some = states[:: max(1, len(states) // SMOOTHED_STATES)]
         table = smoothing_gains(pipe, some, SMOOTHED_BITS, sampler=r.plan.sampler)
         found.add("smoothing", *table.assign(model=model).to_dict("records"))
 
