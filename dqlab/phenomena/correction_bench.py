@@ -19,10 +19,10 @@ from dqlab.methods.corrector import Corrector
 from dqlab.methods.job import Job
 from dqlab.methods.recipe import Recipe, as_recipe
 from dqlab.methods.run import with_corrector
-from dqlab.methods.unet_correction.d2_dpm import D2Dpm
-from dqlab.methods.unet_correction.ptqd import Ptqd
+from dqlab.methods.unet_correction.d2_dpm import D2Dpm, DeterministicCorrection
+from dqlab.methods.unet_correction.ptqd import Ptqd, PtqdCorrection
 from dqlab.methods.unet_correction.qncd import Qncd
-from dqlab.methods.unet_correction.tac_diffusion import TacDiffusion
+from dqlab.methods.unet_correction.tac_diffusion import TacCorrection, TacDiffusion
 from dqlab.metrics.sampling import sample
 from dqlab.models.families import Sampler, family_of
 from dqlab.phenomena.budget import Predictions, predictions_on
@@ -41,6 +41,12 @@ CHAINS: Mapping[str, Mapping[str, bool]] = {
     "tac, input bias": {"ner": False},
 }
 """Options of those fitted along the quantized chain."""
+STORED: Mapping[str, tuple[type[Correction], dict]] = {
+    "ptqd": (PtqdCorrection, {"sigma_in_direction": "original"}),
+    "d2-dpm": (DeterministicCorrection, {"sigma_in_direction": "updated"}),
+    "tac-diffusion": (TacCorrection, {"apply_threshold": 0.0}),
+}
+"""Class and settings of the corrections whose tables are stored."""
 
 
 @dataclass(frozen=True)
@@ -168,14 +174,60 @@ def corrected_by(job: Job, correction: Correction):
 
 
 def correction_of(b: Bench, name: str) -> Correction:
-    """One of `TABLES` or `CHAINS`, or "qncd, I = n", fitted behind the network."""
+    """One of `TABLES` or `CHAINS`, fitted behind the network."""
     if name in TABLES:
         return TABLES[name].fitted(b.fit, b.fit.steps)
-    if name in CHAINS:
-        return TacDiffusion(samples=b.runs.plan.fitted, **CHAINS[name]).correct(b.job)
-    return Qncd(interval=int(name.split("=")[1])).correct(b.job)
+    return TacDiffusion(samples=b.runs.plan.fitted, **CHAINS[name]).correct(b.job)
 
 
 def behind(b: Bench, name: str):
     """The pipeline with that correction."""
     return corrected_by(b.job, correction_of(b, name))
+
+
+def from_tables(job: Job, name: str, tensors: Mapping[str, Tensor], bits: str):
+    """The pipeline corrected by stored tables.
+
+    Args:
+        job: `job_behind` the network that the tables were fitted for.
+        name: one of `STORED`.
+        tensors: tables by "bits name key", as `error_correction` stores them.
+        bits: such as "W4A8".
+
+    """
+    cls, settings = STORED[name]
+    mine = {k.split()[-1]: t for k, t in tensors.items() if k.startswith(f"{bits} {name} ")}
+    return corrected_by(job, cls(mine, **settings))
+
+
+def estimating(job: Job, interval: int = 10):
+    """The pipeline with QNCD's estimate, which has no tables."""
+    return corrected_by(job, Qncd(interval=interval).correct(job))
+
+
+def network_calls(pipe, sampler: Sampler, seed: int = 0) -> int:
+    """How often a pipeline asks its network in one run, counted."""
+    family, calls = family_of(pipe), []
+    handle = family.denoiser(pipe).register_forward_hook(lambda *_: calls.append(1))
+    try:
+        family.run(pipe, sampler, [seed])
+    finally:
+        handle.remove()
+    return len(calls)
+
+
+def chain_errors(exact: States, drifted: States) -> tuple[Tensor, Tensor]:
+    """What a quantized chain does to states and guided predictions, step by step.
+
+    Args:
+        exact: full-precision run, recorded.
+        drifted: the quantized run of the same seeds.
+
+    Returns:
+        xq - x and Eq(xq) - E(x), both `[T, N, C, ...]`.
+
+    """
+    steps = int(exact.step.max()) + 1
+    (eps, rows), (eps_q, _) = (s.guided(s.output) for s in (exact, drifted))
+    gap = drifted.x[rows] - exact.x[rows]
+    return gap.unflatten(0, (steps, -1)), (eps_q - eps).unflatten(0, (steps, -1))

@@ -31,7 +31,9 @@ from dqlab.phenomena.correction_bench import (
     behind,
     bench,
     bits_name,
+    chain_errors,
     corrected_by,
+    estimating,
     runs,
 )
 from dqlab.phenomena.correction_claims import ETA_0, ETA_1, MULTISTEP, outcomes
@@ -56,6 +58,8 @@ BASE = ("q-diffusion", {"search": False, "reconstruct": False})
 CONTROLS = ({"granularity": "row"}, {"range": "max"})
 """Beside the constant per head on levels over [0, 1], at the fewest softmax bits."""
 SMOOTHED_BITS, SMOOTHED_STATES = 6, 10
+REDONE = 2
+"""Held-out trajectories whose error powers are stored."""
 
 
 @dataclass
@@ -76,6 +80,11 @@ class Found:
         gain = dict(zip(("gain", "low", "high"), gain_db(before, powers), strict=True))
         named = {"sampler": b.runs.label, "bits": b.name, "name": name, "over": over}
         self.add("gains", named | {"db": mean_sqnr_db(powers)} | gain)
+
+    def keep(self, name: str, powers: pd.DataFrame) -> None:
+        """The error powers of the first trajectories, which the notebook measures again."""
+        few = powers["seed"].isin(seeds.HELD_OUT[:REDONE])
+        self.add("powers", *powers[few].assign(name=name).to_dict("records"))
 
     def paint(self, b: Bench, name: str, pipe) -> Tensor:
         """Pictures of the gallery seeds, and how far each is from full precision's."""
@@ -202,12 +211,12 @@ def _parts(b: Bench, pipes: Mapping[str, object], found: Found) -> None:
     drawn, mean = (b.held.after(behind(b, n)) for n in ("d2-dpm, stochastic", "d2-dpm"))
     found.gain(b, "d2-dpm, stochastic", drawn, "d2-dpm", mean)
     for interval in b.runs.plan.intervals:
-        asking = behind(b, f"qncd, I = {interval}")
+        asking = estimating(b.job, interval)
         found.paint(b, f"qncd, I = {interval}", asking)
     _estimates(b, asking, found)
     for name in FOLLOWED:
         found.add("drift", *_drift(b, pipes[name], name))
-    _refit(b, found)
+    _refit(b, pipes, found)
 
 
 def _estimates(b: Bench, asking, found: Found) -> None:
@@ -224,29 +233,26 @@ def _drift(b: Bench, pipe, name: str) -> list[dict]:
     """How far a chain's state is from full precision's, signed, per step and channel."""
     exact = b.runs.held
     made, _ = record(pipe, exact.seed.unique().tolist(), b.runs.sampler)
-    one = exact.branch == 0
     rows = []
-    for step in range(int(exact.step.max()) + 1):
-        mine = one & (exact.step == step)
-        gap = (made.x[mine] - exact.x[mine]).transpose(0, 1).flatten(1)
-        t = int(exact.t[mine][0])
-        rows += [
-            {"name": name, "step": step, "timestep": t, "channel": c, "mean": float(mean),
-             "mse": float(mse)}
-            for c, (mean, mse) in enumerate(zip(gap.mean(1), gap.square().mean(1), strict=True))
-        ]  # fmt: skip
+    for step, gap in enumerate(chain_errors(exact, made)[0]):
+        t = int(exact.t[exact.step == step][0])
+        means = gap.transpose(0, 1).flatten(1).mean(1).tolist()
+        named = {"name": name, "step": step, "timestep": t}
+        rows += [named | {"channel": c, "mean": mean} for c, mean in enumerate(means)]
     return rows
 
 
-def _refit(b: Bench, found: Found) -> None:
+def _refit(b: Bench, pipes: Mapping[str, object], found: Found) -> None:
     """PTQD from few trajectories, which the notebook fits again."""
     few = b.runs.plan.refitted
     pairs = ((step, eps[:few], eps_q[:few]) for step, eps, eps_q in b.fit)
     correction = TABLES["ptqd"].fitted(pairs, b.fit.steps)
     found.tensors |= {f"refit {key}": table for key, table in correction.tables.items()}
     after = b.held.after(corrected_by(b.job, correction))
-    for name, left in (("rtn", b.held), ("ptqd", after)):
-        found.add("powers", *left.powers().assign(name=name).to_dict("records"))
+    found.keep("refit", after.powers())
+    found.keep("rtn", b.held.powers())
+    for name in LINEAR:
+        found.keep(name, b.held.after(pipes[name]).powers())
 
 
 def _softmax(r: Runs, found: Found) -> None:
@@ -259,6 +265,7 @@ def _softmax(r: Runs, found: Found) -> None:
             b, label = Bench(r, (8, 8), q), ", ".join(option.values()) or "head"
             powers = predictions_on(r.held, q.unet).powers()
             if base is None:
+                found.keep(f"softmax {bits}", powers)
                 base = _uncorrected(b, bits, found, paint=bits == least)
             gain = dict(zip(("gain", "low", "high"), gain_db(base, powers), strict=True))
             row = {"bits": bits, "granularity": label, "db": mean_sqnr_db(powers)}
@@ -327,11 +334,13 @@ def multistep(pipe, scheduler: str = "DPMSolverMultistepScheduler"):
 def _behind_all(r: Runs, names: tuple[str, ...], found: Found) -> Bench:
     b = bench(r, "rtn", r.plan.bits[0])
     found.paint(b, "rtn", b.rough)
-    for name in (*names, f"qncd, I = {r.plan.intervals[0]}"):
+    for name in names:
         pipe = behind(b, name)
         found.paint(b, name, pipe)
         if name in TABLES:
             found.gain(b, name, b.held.after(pipe), "rtn", b.held)
+    interval = r.plan.intervals[0]
+    found.paint(b, f"qncd, I = {interval}", estimating(b.job, interval))
     return b
 
 

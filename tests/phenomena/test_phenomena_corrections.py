@@ -16,7 +16,7 @@ from dqlab.phenomena.ledger import OUTCOMES
 from dqlab.trajectory import record
 
 SAMPLER = Sampler(num_inference_steps=3)
-PLAN = Plan(2, 16, 2, 2, 3, 2, softmax=(8, 4), intervals=(2, 1), multistep=3, sampler=SAMPLER)
+PLAN = Plan(2, 16, 2, 2, 3, 2, softmax=(8, 4), intervals=(10, 1), multistep=3, sampler=SAMPLER)
 quiet = pytest.mark.filterwarnings("ignore")
 
 
