@@ -118,11 +118,17 @@ def softmax_table(softmax: pd.DataFrame) -> Page:
             f"{row['db']:.1f}",
             f"{row['gain']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]",
         )
-        for row in softmax.round(1).to_dict("records")
+        for row in _rounded(softmax).to_dict("records")
     ]
     heads = ("softmax bits", "one constant per", "before [dB]", "after [dB]", "gain [dB]")
     words = "Softmax outputs in bits, all else in full precision; 95 % intervals over seeds."
     return table(words, heads, rows)
+
+
+def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    """One decimal; zero has no sign, which would depend on nothing."""
+    numbers = frame.select_dtypes("float").columns
+    return frame.assign(**{name: frame[name].round(1) + 0.0 for name in numbers})
 
 
 def gains_table(gains: pd.DataFrame, words: str) -> Page:
@@ -136,7 +142,7 @@ def gains_table(gains: pd.DataFrame, words: str) -> Page:
             f"{row['gain']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]",
             row["over"],
         )
-        for row in (gains.round(1) + 0.0 if False else gains).to_dict("records")
+        for row in _rounded(gains).to_dict("records")
     ]
     heads = ("sampler", "bits", "setting", "SQNR [dB]", "gain [dB]", "over")
     return table(words, heads, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -377,10 +377,3 @@ def drift(frame: pd.DataFrame) -> Picture:
         table, words + ".", x="step", y="drift", steps=True, roles=looks, width=680,
         axes=("", "signed mean of xq - x,\nroot mean square over channels"),
     )  # fmt: skip
-
-
-def together(pictures: Sequence[Picture], sentence: str) -> Picture:
-    """Pictures below one another."""
-    from dqlab.show.bundle import stack
-
-    return stack(list(pictures), sentence)
