@@ -139,8 +139,8 @@ def budgets(pairs: Predictions) -> pd.DataFrame:
     """Every step's budget.
 
     Returns:
-        Columns step, timestep, signal (mean eps^2), k, bias, slope, rest, and mean_0, mean_1, ...:
-        the signed mean error of each channel.
+        Columns step, timestep, spread (standard deviation of eps_q over that of eps, less 1), k,
+        bias, slope, rest, and mean_0, mean_1, ...: the signed mean error of each channel.
 
     """
     rows = []
@@ -150,8 +150,8 @@ def budgets(pairs: Predictions) -> pd.DataFrame:
         t = int(pairs.states.t[pairs.states.step == step][0])
         numbers = {name: float(getattr(found, name)) for name in ("k", *PARTS)}
         signed = {f"mean_{c}": float(value) for c, value in enumerate(means[:, 0])}
-        signal = float(means[:, 4].mean())
-        rows.append({"step": step, "timestep": t, "signal": signal, **numbers, **signed})
+        spread = float(eps_q.std() / eps.std()) - 1
+        rows.append({"step": step, "timestep": t, "spread": spread, **numbers, **signed})
     return pd.DataFrame(rows)
 
 

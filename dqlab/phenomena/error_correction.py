@@ -48,6 +48,7 @@ MODEL, SCALE_SHIFT = "latent-unet", "pixel-unet"
 
 BUDGETED = ("ptqd", "d2-dpm", "d2-dpm, channel")
 LEDGER = ("rtn", "softmax-bias-correction", "qncd", "ptqd", "d2-dpm", "tac-diffusion")
+VARIANTS = ("d2-dpm, channel", "d2-dpm, stochastic", "tac, input bias")
 FOLLOWED = ("rtn", "ptqd", "tac-diffusion")
 """Whose chains are compared with full precision's, step by step."""
 STOCHASTIC = ("ptqd", "ptqd, no variance", "d2-dpm", "tac-diffusion")
@@ -131,6 +132,8 @@ def measure(
         b = bench(ddim, "rtn", bits)
         _budgets(b, found)
         pipes = _ledger(b, found)
+        for name in VARIANTS:
+            found.paint(b, name, behind(b, name))
         if bits == plan.bits[0]:
             _parts(b, pipes, found)
     _softmax(ddim, found)
@@ -207,7 +210,6 @@ def _row(b: Bench, pipe, made: Tensor) -> dict[str, float]:
 
 def _parts(b: Bench, pipes: Mapping[str, object], found: Found) -> None:
     """Parts of methods one by one, chains step by step, QNCD's intervals, and one small fit."""
-    found.paint(b, "tac, input bias", behind(b, "tac, input bias"))
     drawn, mean = (b.held.after(behind(b, n)) for n in ("d2-dpm, stochastic", "d2-dpm"))
     found.gain(b, "d2-dpm, stochastic", drawn, "d2-dpm", mean)
     for interval in b.runs.plan.intervals:

@@ -100,7 +100,7 @@ def test_everything_is_measured(results) -> None:
     assert frames["drift"].query("step == 0")["mean"].abs().max() < 1e-6
     assert set(frames["outcomes"]["outcome"]) <= {
         *OUTCOMES, "holds", "weaker", "absent", "bias", "slope", "equal", "none", "unclear",
-        "opposite",
+        "opposite", "contrary", "same",
     }  # fmt: skip
 
 
@@ -135,10 +135,27 @@ def errors(**settings: list[float]) -> pd.DataFrame:
 
 
 def test_a_fall_is_paired_and_in_per_cent() -> None:
-    table = errors(rtn=[1.0, 2.0, 3.0, 9.0], half=[0.5, 1.0, 1.5])
+    table = errors(rtn=[1.0, 2.0, 3.0], half=[0.5, 1.0, 1.5], mixed=[0.5, 4.0, 3.0])
     assert cc.fall(table, "half") == pytest.approx((50.0, 50.0, 50.0))
-    middle, low, high = cc.fall(table, "rtn", "half")
-    assert middle == pytest.approx(-100.0) and low <= middle <= high
+    assert cc.fall(table, "rtn", "half") == pytest.approx((-100.0, -100.0, -100.0))
+    middle, low, high = cc.fall(table, "mixed")
+    assert middle == pytest.approx(0.0, abs=1e-9) and low < middle < high
+
+
+@pytest.mark.parametrize(
+    ("gain", "ratio", "key"),
+    [((0.5, 0.4, 0.6), 2.0, "contrary"), ((0.5, 0.4, 0.6), 0.5, "same"),
+     ((0.5, -0.4, 0.9), 2.0, "unclear"), ((0.5, 0.4, 0.6), 1.0, "unclear")],
+)  # fmt: skip
+def test_answers_and_pictures_need_not_agree(gain, ratio: float, key: str) -> None:
+    row = dict(zip(("gain", "low", "high"), gain, strict=True))
+    named = {"sampler": cc.ETA_0, "bits": cc.LOWEST, "name": "d2-dpm", "over": "rtn", "db": 9.0}
+    base = [1.0, 2.0, 3.0]
+    table = errors(rtn=base, **{"d2-dpm": [ratio * x for x in base]}).assign(bits=cc.LOWEST)
+    spread = {"bits": [cc.LOWEST], "name": ["d2-dpm"], "spread": [-0.07]}
+    frames = {"gains": pd.DataFrame([named | row]), "errors": table}
+    verdict = cc.answers_or_pictures(frames | {"budgets": pd.DataFrame(spread)})
+    assert verdict.key == key and "spread -7 %" in verdict.words
 
 
 @pytest.mark.parametrize(

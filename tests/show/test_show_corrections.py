@@ -22,7 +22,7 @@ def budget_row(bits: str, name: str, step: int) -> dict:
     scale = (1 + step) * (2 if bits == "W4A4" else 1) * (0.5 if name != "rtn" else 1)
     parts = {"bias": 0.003 * scale, "slope": 0.0001 * scale, "rest": 0.01}
     means = {f"mean_{c}": scale * 0.02 * (c - 1.5) for c in range(4)}
-    k = {"k": 0.01, "signal": 1.0, "timestep": 999 - 300 * step}
+    k = {"k": 0.01, "spread": -0.01, "timestep": 999 - 300 * step}
     return {"bits": bits, "name": name, "step": step, **parts, **means, **k}
 
 
