@@ -25,6 +25,7 @@ from dqlab.show.roles import ROLES, label_of, role, style
 LOOKS = {"bias": ("ablation_1", "//"), "slope": ("ablation_2", ".."), "rest": ("quoted", "")}
 """Role whose colour a part takes, and its hatch."""
 NAMES = {"rtn": "none", "d2-dpm, channel": "d2-dpm,\nchannel", "tac-diffusion": "tac's K"}
+WHOLE = "% of the squared error before correction"
 STEPS_AXIS = "signed mean error of the channel"
 
 REPAIR = (
@@ -62,9 +63,10 @@ def shown(name: str) -> str:
 
 
 @style()
-def budget_bars(rows: pd.DataFrame, sentence: str, top: float = 0.0, width: int = 640,
-                height: int = 340) -> Picture:  # fmt: skip
-    """One stacked bar per row: bias, slope and rest, which add up to the mean squared error.
+def budget_bars(rows: pd.DataFrame, sentence: str, top: float = 0.0,
+                unit: str = "mean squared error of the prediction", width: int = 640,
+                height: int = 330) -> Picture:  # fmt: skip
+    """One stacked bar per row: bias, slope and rest, which add up to the whole.
 
     `rows`: columns name, bias, slope, rest. `top` ends the axis, for pictures to be compared.
     """
@@ -81,7 +83,7 @@ def budget_bars(rows: pd.DataFrame, sentence: str, top: float = 0.0, width: int 
     panel.ends = [(PARTS[i], role(LOOKS[PARTS[i]][0]), count - 0.64, ends[i]) for i in range(3)]
     panel.axes.set_ylim(0, top or 1.08 * parts.sum(1).max())
     panel.axes.set_xticks(range(count), [shown(name) for name in rows["name"]])
-    panel.axes.set_ylabel("mean squared error of the prediction")
+    panel.axes.set_ylabel(unit)
     panel.axes.grid(axis="y")
     return charts.light(canvas.picture(sentence))
 
@@ -95,7 +97,7 @@ def budget_sentence(rows: pd.DataFrame, where: str) -> str:
         f"{name} {percent(total / whole[0])}"
         for name, total in zip(rows["name"][1:], whole[1:], strict=True)
     )
-    return f"{where}: {told}." + (f" What is left of it after {left}." if left else "")
+    return f"{where}: {told} of {number(whole[0])}." + (f" Left after {left}." if left else "")
 
 
 def budget_explorer(results: Stored) -> Explorer:
@@ -103,12 +105,13 @@ def budget_explorer(results: Stored) -> Explorer:
     frame = results.frames["budgets"]
     steps = tuple(int(s) for s in sorted(frame["step"].unique()))
     bits = tuple(frame["bits"].unique())
-    tops = frame.assign(all=frame[list(PARTS)].sum(axis=1)).groupby("bits")["all"].max() * 1.05
 
     def compute(step: int, bits: str) -> dict:
         rows = frame[(frame["step"] == step) & (frame["bits"] == bits)]
         where = f"{bits}, step {step} (t = {rows['timestep'].iloc[0]})"
-        return {"rows": rows, "words": budget_sentence(rows, where), "top": float(tops[bits])}
+        percents = rows.copy()
+        percents[list(PARTS)] *= 100 / rows[list(PARTS)].iloc[0].sum()
+        return {"rows": percents, "words": budget_sentence(rows, where)}
 
     middle, last = steps[len(steps) // 2], steps[-1]
     return Explorer(
@@ -118,7 +121,7 @@ def budget_explorer(results: Stored) -> Explorer:
             Control("bits", "bits", bits, FIRST if FIRST in bits else bits[0], kind="choice"),
         ],
         compute,
-        lambda data: budget_bars(data["rows"], data["words"], data["top"]),
+        lambda data: budget_bars(data["rows"], data["words"], 110, WHOLE),
         presets={
             "half-way": {},
             "the first step": {"step": steps[0]},
@@ -300,17 +303,17 @@ def bias_decider(curve: pd.DataFrame, budgets: pd.DataFrame) -> Picture:
         totals = [rows[list(PARTS)].sum(axis=1) for rows in (before, after)]
         gain = 10 * np.log10(totals[0] / totals[1])
         ours[f"{bits}, a point per step"] = pd.DataFrame(
-            {"ratio": before["bias"] / totals[0], "gain": gain}
+            {"ratio": 100 * before["bias"] / totals[0], "gain": gain}
         )
     first = next(iter(ours.values()))
     words = (
-        f"At {next(iter(ours))[:4]} the bias holds {percent(first['ratio'].min())} to "
-        f"{percent(first['ratio'].max())} of a step's error and PTQD gains "
+        f"At {next(iter(ours))[:4]} the bias holds {number(first['ratio'].min())} % to "
+        f"{number(first['ratio'].max())} % of a step's error and PTQD gains "
         f"{number(first['gain'].min())} to {number(first['gain'].max())} dB there (natural)."
     )
     return decider(
-        curve, ours, words, curve_name="-10 log10(1 - share)",
-        axes=("share of the error's power that is bias", "gain of the step's prediction [dB]"),
+        curve.assign(ratio=100 * curve["ratio"]), ours, words, curve_name="made-up error",
+        axes=("share of the error's power that is bias [%]", "gain of the step's prediction [dB]"),
     )  # fmt: skip
 
 
@@ -324,7 +327,7 @@ def mass_decider(curve: pd.DataFrame, softmax: pd.DataFrame, keys: int = 64) -> 
         f"{head.set_index('bits')['gain'][4]:.1f} dB."
     )
     return decider(
-        curve, {"ours, natural: 8, 6, 4 bits": ours}, words, curve_name="made-up attention",
+        curve, {"ours: 8, 6, 4 bits": ours}, words, curve_name="made-up attention",
         axes=("keys per level, N / 2^b", "gain of the correction [dB]"),
         quoted={"paper: 4096 keys, 8 bits": 16.0},
     )  # fmt: skip
@@ -332,15 +335,14 @@ def mass_decider(curve: pd.DataFrame, softmax: pd.DataFrame, keys: int = 64) -> 
 
 def smoothing_decider(curve: pd.DataFrame, smoothing: pd.DataFrame) -> Picture:
     """The stretch of a block's factors against the gain of smoothing, two networks."""
-    kinds = {"pixel-unet": "embedding scales", "latent-unet": "embedding adds"}
     groups = {
-        f"{model}: {kind}": smoothing[smoothing["model"] == model][["ratio", "gain"]]
-        for model, kind in kinds.items()
+        model: smoothing[smoothing["model"] == model][["ratio", "gain"]]
+        for model in ("pixel-unet", "latent-unet")
     }
     middle = [f"{number(part['gain'].median())} dB" for part in groups.values()]
     words = (
-        f"Where the embedding scales, smoothing gains {middle[0]} (median block); where it adds, "
-        f"{middle[1]}. Inputs at 6 bits, natural."
+        f"Where the embedding scales (pixel-unet), smoothing gains {middle[0]} in the median "
+        f"block; where it adds (latent-unet), {middle[1]}. Inputs at 6 bits, natural."
     )
     return decider(
         curve, groups, words, curve_name="made-up block",

@@ -105,7 +105,7 @@ def test_the_budget_sentence_says_what_each_correction_leaves() -> None:
          {"name": "ptqd", "bias": 0.0, "slope": 0.0, "rest": 0.7}]
     )  # fmt: skip
     words = explore.budget_sentence(rows, "W4A8, step 3")
-    assert words.startswith("W4A8, step 3: bias 25 %, slope 5 %, rest 70 %.")
+    assert words.startswith("W4A8, step 3: bias 25 %, slope 5 %, rest 70 % of 1.")
     assert "ptqd 70 %" in words
 
 
@@ -137,7 +137,7 @@ def test_deciders_hold_ours_and_the_papers() -> None:
         {"model": ["pixel-unet", "latent-unet"], "ratio": [2.0, 3.0], "gain": [2.0, -0.5]}
     )
     told = explore.smoothing_decider(curve, blocks).sentence
-    assert "gains 2 dB" in told and "-0.5 dB" in told
+    assert "gains 2 dB in" in told and "-0.5 dB" in told
 
 
 def test_curves_say_what_they_show() -> None:
