@@ -71,7 +71,7 @@ class Plan:
     fitted: int = 16
     refitted: int = 8
     held_out: int = 8
-    pictures: int = 32
+    pictures: int = 16
     kept: int = 3
     bits: tuple[tuple[int, int], ...] = ((4, 8), (4, 4))
     softmax: tuple[int, ...] = (8, 6, 4)

@@ -236,7 +236,7 @@ print(verdict)
 names = {"rtn": "", "ptqd": "rtn", "d2-dpm": "rtn", "d2-dpm, channel": "rtn"}
 names |= {"d2-dpm, stochastic": "rtn", "tac-diffusion": "rtn", "tac, input bias": "rtn"}
 words = (
-    "Paired errors at W4A4, 32 seeds: corrections that shrink predictions, and those that do not."
+    "Paired errors at W4A4, 16 seeds: corrections that shrink predictions, and those that do not."
 )
 tables.errors_table(results.frames["errors"], names, words, "W4A4")
 
@@ -286,7 +286,7 @@ explore.drift(results.frames["drift"])
 
 # %%
 names = {"rtn": "", "tac, input bias": "rtn", "tac-diffusion": "tac, input bias"}
-tables.errors_table(results.frames["errors"], names, "TAC, part by part: paired errors, 32 seeds.")
+tables.errors_table(results.frames["errors"], names, "TAC, part by part: paired errors, 16 seeds.")
 
 # %% [markdown] tags=["quoted"]
 # TAC-Diffusion reports results on CIFAR-10, LSUN and Stable Diffusion. We could not read its
@@ -437,7 +437,7 @@ for scheduler, chosen, sampler in (
     print(tables.refusal(lambda o=other, f=few, s=setting: dqlab.quantize(o, f, 4, 8, **s)))
 
 # %%
-tables.samplers_table(results.frames["errors"], "Paired errors at W4A8, 32 seeds, by sampler.")
+tables.samplers_table(results.frames["errors"], "Paired errors at W4A8, 16 seeds, by sampler.")
 
 # %% [markdown]
 # ### On top of another method, and not on top of each other
