@@ -4,6 +4,7 @@
 both networks are taken once and shared.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -210,7 +211,9 @@ def network_calls(pipe, sampler: Sampler, seed: int = 0) -> int:
     family, calls = family_of(pipe), []
     handle = family.denoiser(pipe).register_forward_hook(lambda *_: calls.append(1))
     try:
-        family.run(pipe, sampler, [seed])
+        with warnings.catch_warnings():  # one picture is too few for an estimate, not for a count
+            warnings.simplefilter("ignore", UserWarning)
+            family.run(pipe, sampler, [seed])
     finally:
         handle.remove()
     return len(calls)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from dqlab.metrics import median
 from dqlab.phenomena.attention_mass import mass_facts, quantized
 from dqlab.phenomena.budget import PARTS
 from dqlab.phenomena.correction_claims import ETA_0, FIRST, errors_of
@@ -121,7 +122,7 @@ def budget_explorer(results: Stored) -> Explorer:
             Control("bits", "bits", bits, FIRST if FIRST in bits else bits[0], kind="choice"),
         ],
         compute,
-        lambda data: budget_bars(data["rows"], data["words"], 110, WHOLE),
+        lambda data: budget_bars(data["rows"], data["words"], 110, WHOLE, 600, 270),
         presets={
             "half-way": {},
             "the first step": {"step": steps[0]},
@@ -187,7 +188,7 @@ def means_explorer(results: Stored) -> Explorer:
             Control("name", "correction", names, "ptqd", kind="choice"),
         ],
         compute,
-        lambda data: signed_means(data["pair"], data["words"], data["limit"]),
+        lambda data: signed_means(data["pair"], data["words"], data["limit"], 620, 250),
         presets={
             "W4A8, ptqd": {},
             f"{bits[-1]}, ptqd": {"bits": bits[-1]},
@@ -204,7 +205,7 @@ def run_explorer(results: Stored) -> Explorer:
     heads = [f"seed {i}" for i in range(len(exact))]
 
     def compute(bits: str, name: str) -> dict:
-        here, plain = (float(errors_of(errors, n, bits, ETA_0).median()) for n in (name, "rtn"))
+        here, plain = (float(median(errors_of(errors, n, bits, ETA_0))) for n in (name, "rtn"))
         words = (
             f"{bits}, {name}: median paired error {number(here)}, plain rounding {number(plain)}."
         )
@@ -234,8 +235,8 @@ def run_explorer(results: Stored) -> Explorer:
 
 
 @style()
-def row_sums(P: Tensor, bits: int, sentence: str, width: int = 600,
-             height: int = 300) -> Picture:  # fmt: skip
+def row_sums(P: Tensor, bits: int, sentence: str, width: int = 560,
+             height: int = 240) -> Picture:  # fmt: skip
     """Row sums of quantized probabilities `[rows, N]`, as they are and with the mass given back.
 
     The constant is the mean over the even rows; drawn are the odd ones.
