@@ -274,8 +274,8 @@ for name, errors in (("on its own chain", n), ("on clean states", fresh)):
     print(f"propagated error, measured {name}: {ratio:.2f} of the real drift's power")
 
 # %% [markdown]
-# The recursion is exact. Errors measured on clean states foretell a far larger drift than there is:
-# the network sees that its input has gone astray and pulls it back.
+# The recursion is exact. What is missing in the second number is the network's reaction to a
+# drifted input: above 1 it pulls the chain back, below 1 it pushes it on.
 #
 # TAC corrects both ends with tables found one step after the other, each with all earlier ones at
 # work: an input bias $B_t$, the mean of $\hat x_t - x_t$ over paired chains, and a coefficient
