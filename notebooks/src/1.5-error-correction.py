@@ -164,6 +164,9 @@ explore.signed_means({"before": rows, "after PTQD": budgets(after)}, words, limi
 explore.means_explorer(results)
 
 # %% [markdown]
+# (A second idea of the paper, fewer activation bits at early steps, is
+# `dqlab.recipe("ptqd", fewest=4)`.)
+#
 # The third part, $\sigma'$, acts only if the sampler adds noise of its own. With $\eta = 1$ its
 # variance is compared with what the residual brings in:
 
@@ -282,6 +285,11 @@ for name, errors in (("on its own chain", n), ("on clean states", fresh)):
 # $K_t$ per channel that minimises error and masked relative error together.
 #
 # $$x \leftarrow \hat x_t - B_t,\qquad \tilde\epsilon = K_t\,\hat\epsilon(x)$$
+#
+# ```python
+# dqlab.quantize(pipe, "tac-diffusion", weights=4, activations=8)
+# dqlab.recipe("tac-diffusion", ner=False)           # the input bias alone
+# ```
 
 # %%
 show.source(tac_diffusion.input_bias)
@@ -307,6 +315,12 @@ tables.errors_table(results.frames["errors"], names, "TAC, part by part: paired 
 # It depends on the timestep alone. So factors that even the channels out need no pictures at all:
 #
 # $$S_c = \frac1T\sum_t |1 + \mathrm{scale}_{t,c}|,\qquad u' = u / S,\qquad W_2' = W_2\,S$$
+#
+# ```python
+# dqlab.quantize(pipe, "qncd", weights=4, activations=8)
+# dqlab.recipe("qncd").only("reshape")               # this part alone
+# dqlab.recipe("qncd", interval=5).only("correct")   # the next part alone
+# ```
 
 # %%
 pixel = dqlab.load("pixel-unet")
