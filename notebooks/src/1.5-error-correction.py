@@ -493,7 +493,8 @@ explore.run_explorer(results)
 # ### What reproduces here
 #
 # A claim counts as reproduced from the margin in the fourth column on, if its interval is clear of
-# zero, or of the least effect worth naming.
+# zero, or of the least effect worth naming. An interval that holds zero says that these pictures
+# do not show an effect, not that there is none.
 
 # %%
 claims = told.claims(results.frames)
