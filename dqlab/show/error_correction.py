@@ -26,8 +26,8 @@ from dqlab.show.roles import ROLES, label_of, role, style
 LOOKS = {"bias": ("ablation_1", "//"), "slope": ("ablation_2", ".."), "rest": ("quoted", "")}
 """Role whose colour a part takes, and its hatch."""
 NAMES = {"rtn": "none", "d2-dpm, channel": "d2-dpm,\nchannel", "tac-diffusion": "tac's K"}
-WHOLE = "% of the squared error before correction"
-STEPS_AXIS = "signed mean error of the channel"
+WHOLE = "% of the error's power"
+STEPS_AXIS = "signed mean error"
 
 REPAIR = (
     "The prediction's error has a bias per channel, a slope over the true prediction, and a rest "

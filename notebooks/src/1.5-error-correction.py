@@ -872,8 +872,8 @@ for claim in claims.values():
 #   2023, arXiv 2305.10657.
 # - Q. Zeng and others, *D2-DPM: Dual Denoising for Quantized Diffusion Probabilistic Models*, AAAI
 #   2025, arXiv 2501.08180.
-# - Y. Yao and others, *Timestep-Aware Correction for Quantized Diffusion Models*, ECCV 2024, arXiv
-#   2407.03917.
+# - Y. Yao and others, *Timestep-Aware Correction for Quantized Diffusion Models*, ECCV 2024,
+#   arXiv 2407.03917.
 # - H. Chu and others, *QNCD: Quantization Noise Correction for Diffusion Models*, ACM MM 2024,
 #   arXiv 2403.19140.
 # - N. Pandey and others, *Softmax Bias Correction for Quantized Generative Models*, ICCV workshop
