@@ -162,7 +162,7 @@ def test_tables_say_in_words_what_they_show() -> None:
     assert "W4A8 | ptqd | 20.0 [19.0, 21.0] | 1.00e-03" in ledger and "701.5" in ledger
     errors = tables.errors_table(frames["errors"], {"rtn": "", "ptqd": "rtn"}, "words").words
     assert "DDIM, eta 0 | W4A8 | rtn | 2.00e-03" in errors
-    assert "-150 % [" in errors  # medians 0.002 and 0.005
+    assert "-171 % [" in errors  # ratios 4, 2.5 and 2: the cube root of 20 is 2.71
     samplers = tables.samplers_table(frames["errors"], "words").words
     assert samplers.count("\n") == 4
     gains = pd.DataFrame(
