@@ -16,21 +16,16 @@ PAIRS = list(combinations(ACTS, 2))
 ADDS = {slug: cls.adds for slug, cls in all_methods().items()}
 CORRECTIONS = ("ptqd", "d2-dpm", "tac-diffusion", "qncd")
 
-# What is known to combine, and where those that do not meet.
+BASES = ("rtn", "ptq4dm", "eda-dm", "q-diffusion", "tdq", "softmax-bias-correction")
+
+# Every correction on every method that quantizes, and every two corrections: where they meet.
 TABLE = {
-    ("rtn", "ptqd"): (),
-    ("rtn", "tdq"): (),
-    ("ptqd", "tdq"): (),
-    ("d2-dpm", "q-diffusion"): (),
-    ("d2-dpm", "eda-dm"): (),
-    ("tac-diffusion", "tdq"): (),
-    ("qncd", "tdq"): (),
-    ("qncd", "q-diffusion"): ("reshape",),
-    ("softmax-bias-correction", "tdq"): (),
-    ("softmax-bias-correction", "q-diffusion"): (),
-    ("softmax-bias-correction", "qncd"): (),
-    ("softmax-bias-correction", "ptqd"): (),
+    **{(base, correction): () for base in BASES for correction in CORRECTIONS},
+    **{(base, "qncd"): ("reshape",) for base in ("q-diffusion", "eda-dm")},
+    **{(base, "softmax-bias-correction"): () for base in BASES[:-1]},
     **{pair: ("correct",) for pair in combinations(CORRECTIONS, 2)},
+    ("q-diffusion", "ptq4dm"): ("calibrate", "place"),
+    ("ptq4dm", "tdq"): ("place",),
 }
 
 
@@ -59,6 +54,18 @@ def test_every_pair_composes_or_says_why_not(pair) -> None:
 @pytest.mark.parametrize("pair", TABLE, ids="|".join)
 def test_the_known_pairs(pair) -> None:
     assert clashes(*pair) == TABLE[pair] == clashes(*reversed(pair))
+
+
+@pytest.mark.parametrize("pair", [pair for pair in TABLE if TABLE[pair]], ids="|".join)
+def test_a_clash_says_who_meets_where_and_what_to_drop(pair) -> None:
+    first, second = pair
+    moment = TABLE[pair][0]
+    with pytest.raises(InvalidInputError) as caught:
+        recipe(first) | recipe(second)
+    assert str(caught.value) == (
+        f"{first} and {second} both act at the moment {moment!r}. Drop it from one: "
+        f"recipe({first!r}).without({moment!r}) | recipe({second!r})."
+    )
 
 
 def test_moments_are_what_the_papers_are_about() -> None:
