@@ -297,8 +297,8 @@ for name in (text.EVEN, text.ONE_BRANCH, "last steps"):
 
 # %% [markdown]
 # The same choice over a window of the run, over one branch, and with ranges that move on over the
-# whole set (`running=True`, which the paper's script does for Stable Diffusion). A window is good at
-# home and pays elsewhere, so look at the worst step too, not at the mean alone.
+# whole set (`running=True`, which the paper's script does for Stable Diffusion). A window is good
+# at home and pays elsewhere, so look at the worst step too, not at the mean alone.
 
 # %%
 explore_text.source_chart(told.frames["sources"])

@@ -168,7 +168,7 @@ show.source(paper.step_size)
 # logarithm of each step's best scale, then on the error itself. Here it is for our site,
 # asked about steps of the sampler and about timesteps in between, which no fit has seen.
 
-# %%
+# %% tags=["method-tdq"]
 one = seen.of([site])
 network = fit_networks(one.flat, one.grids, one.t, one.d, (150, 100))
 between = torch.cat([one.t, torch.arange(49.0, 999.0, 5.0)]).unique()

@@ -140,7 +140,7 @@ show.source(ptqd.corrected_prediction)
 # One call rounds the network and fits the tables. Eight trajectories give the same tables as the
 # stored ones, which are all there is to a correction: numbers per step.
 
-# %%
+# %% tags=["method-ptqd"]
 corrected = dqlab.quantize(pipe, dqlab.recipe("ptqd", samples=8), 4, 8, calibration=calibration)
 fitted = corrected.corrector.correction.tables
 for name in ("k", "mu", "s2"):
@@ -195,7 +195,7 @@ print(
 # Subtract the mean, and the error left has variance $v_c$. Subtract a draw instead (the stochastic
 # form), and the output is spread as it should be, at twice the error. Both sides as numbers:
 
-# %%
+# %% tags=["method-d2-dpm"]
 law = d2_dpm.joint(eps_q.flatten(), (eps_q - eps).flatten())
 v_c = d2_dpm.conditional_variance(law.v_qq, law.v_qD, law.v_DD)
 mean = d2_dpm.conditional_mean(eps_q, law.mu_q, law.mu_D, d2_dpm.slope(law.v_qq, law.v_qD))
@@ -294,6 +294,16 @@ for name, errors in (("on its own chain", n), ("on clean states", fresh)):
 # %%
 show.source(tac_diffusion.input_bias)
 
+# %% [markdown]
+# The first bias in numbers, from two runs only: the input of the second step, of a rounded chain
+# and of the exact one.
+
+# %% tags=["method-tac-diffusion"]
+ours, exact = (states[states.step == 1].x for states in (chain, held_out))
+B = tac_diffusion.input_bias(ours, exact)
+for name, left in (("as it is", ours - exact), ("less its bias", ours - B - exact)):
+    print(f"drift of the input {name}: {float(left.square().mean()):.2e}")
+
 # %%
 explore.drift(results.frames["drift"])
 
@@ -322,7 +332,7 @@ tables.errors_table(results.frames["errors"], names, "TAC, part by part: paired 
 # dqlab.recipe("qncd", interval=5).only("correct")   # the next part alone
 # ```
 
-# %%
+# %% tags=["method-qncd"]
 pixel = dqlab.load("pixel-unet")
 states = record(pixel, seeds.HELD_OUT[:1])[0][::2]
 live = smoothing.smoothing_gains(pixel, states)
@@ -403,7 +413,7 @@ Pq = mass.quantized(P, 4)
 print(f"E[P - Pq] = {float(softmax_bias_correction.bias(P, Pq)):.4f}")
 print(f"(1 - row sum) / N = {float(softmax_bias_correction.bias_of_row_sums(Pq)):.4f}")
 
-# %%
+# %% tags=["method-softmax-bias-correction"]
 alone = {"policy": mass.softmax_only(4), "calibration": calibration}
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
