@@ -6,9 +6,9 @@ from tiny_diffusion import images, new_pipeline, sampler
 import dqlab
 from dqlab import recipe
 from dqlab.errors import InvalidInputError, UnknownNameError
+from dqlab.methods import step_networks
 from dqlab.methods.method import MOMENTS
 from dqlab.methods.registry import all_methods, describe
-from dqlab.methods.unet_dynamic import tdq
 
 ACTS = {slug: cls().acts() for slug, cls in all_methods().items()}
 PAIRS = list(combinations(ACTS, 2))
@@ -144,7 +144,7 @@ def test_a_method_clashes_with_itself(slug) -> None:
 
 def test_composed_is_what_both_do(monkeypatch) -> None:
     """TDQ's network with PTQD behind it: its network alone is that of TDQ."""
-    monkeypatch.setattr(tdq, "VALUES", 128)
+    monkeypatch.setattr(step_networks, "VALUES", 128)
     quick, pipe = recipe("tdq", warm=3, updates=3), new_pipeline()
     both = dqlab.quantize(pipe, quick | recipe("ptqd", samples=2), 4, 4, sampler=sampler())
     alone = dqlab.quantize(pipe, quick, 4, 4, sampler=sampler())
