@@ -20,7 +20,7 @@ Layer = tuple[Tensor, Tensor]
 
 
 def temporal_features(
-    I: Tensor,
+    I: Tensor,  # noqa: E741
     L1: Layer,
     L2: Layer,
     projections: Sequence[Layer],
