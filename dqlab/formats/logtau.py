@@ -71,14 +71,19 @@ class LogTau(Format):
 
     def decode(self, codes: Tensor, r: Range) -> Tensor:
         """sign(code) s 2^((1 - |code|) / tau), 0 for code 0."""
-        power = torch.exp2((1 - codes.abs().to(r.scale.dtype)) / self.tau)
-        return power.mul_(codes.sign()).mul_(r.scale)
+        powers = self._powers(r.scale)[codes.abs().sub(1).clamp(min=0).long()]
+        return powers.mul_(codes.sign()).mul_(r.scale)
 
     def levels(self, r: Range) -> Tensor:
         """Ascending values in a new last dimension, 2^bits - 1 of them."""
-        positive = torch.exp2(-torch.arange(self.last, -1, -1.0) / self.tau)
-        table = torch.cat([-positive.flip(0), torch.zeros(1), positive]).to(r.scale)
+        powers = self._powers(r.scale)
+        table = torch.cat([-powers, torch.zeros(1).to(powers), powers.flip(0)])
         return table * r.scale.unsqueeze(-1)
+
+    def _powers(self, like: Tensor) -> Tensor:
+        """2^(-q / tau) for all q; looked up, because exp2 may differ with a tensor's length."""
+        q = torch.arange(self.last + 1, dtype=torch.float64)
+        return torch.exp2(-q / self.tau).to(like)
 
     def _bounds(self, zero_point: Tensor) -> tuple[float, float]:
         return -1.0, 1.0
@@ -89,5 +94,6 @@ class LogTau(Format):
 
     def _snap(self, u: Tensor, zero_point: Tensor) -> Tensor:
         q = self._exponent(u)
-        power = torch.exp2(-q / self.tau).masked_fill_(q > self.last, 0.0)
-        return power.mul_(u.sign())
+        power = self._powers(u)[q.nan_to_num(0.0).clamp_(0, self.last).long()]
+        power.masked_fill_(q > self.last, 0.0).mul_(u.sign())
+        return torch.where(u.isnan(), u, power)
