@@ -30,6 +30,17 @@ TABLE = {
     ("softmax-bias-correction", "q-diffusion"): (),
     ("softmax-bias-correction", "qncd"): (),
     ("softmax-bias-correction", "ptqd"): (),
+    ("tfmq-dm", "q-diffusion"): ("place",),
+    ("tfmq-dm", "eda-dm"): ("place",),
+    ("tfmq-dm", "tdq"): ("place",),
+    ("tfmq-dm", "qncd"): (),
+    ("tfmq-dm", "ptqd"): (),
+    ("tfmq-dm", "softmax-bias-correction"): (),
+    ("qvd", "tfmq-dm"): ("place",),
+    ("qvd", "tdq"): ("place",),
+    ("qvd", "q-diffusion"): ("reshape", "place"),
+    ("qvd", "qncd"): ("reshape",),
+    ("qvd", "d2-dpm"): (),
     **{pair: ("correct",) for pair in combinations(CORRECTIONS, 2)},
 }
 
@@ -87,6 +98,15 @@ def test_softmax_bias_correction_adds_to_every_other_method(base, first) -> None
     below = pair[1].owners.get("place")
     assert owner.beneath is below
     assert set(made.only("place").slug.split(" | ")) == {owner.slug, *([base] if below else [])}
+
+
+def test_tfmq_dm_adds_to_any_reconstruction() -> None:
+    """Two methods fit; TFMQ-DM works on what the other one does."""
+    base = recipe("q-diffusion").without("place")
+    for made in (base | recipe("tfmq-dm"), recipe("tfmq-dm") | base):
+        assert made.owners["fit"].slug == "tfmq-dm"
+        assert made.owners["fit"].beneath is base.owners["fit"]
+        assert made.owners["reshape"].slug == made.owners["calibrate"].slug == "q-diffusion"
 
 
 def test_ptqd_adds_to_what_was_placed_only_if_it_chooses_bits() -> None:
