@@ -73,6 +73,8 @@ measure: $(READY) ## methods against their baselines on pixel-unet, about an hou
 		--bits 4:8 4:4 --out $(MEASURED)/eda-dm.jsonl
 	$(OFFLINE) DQLAB_QUIET=1 $(PY) tests/benchmarks/steps_and_corrections.py --eta 0 1 \
 		--bits 4:8 4:4 --out $(MEASURED)/steps-and-corrections.jsonl
+	$(OFFLINE) DQLAB_QUIET=1 $(PY) tests/benchmarks/time_information.py \
+		--out $(MEASURED)/time-information.jsonl
 
 $(READY): pyproject.toml constraints.txt .ci/environment.py
 	@test -n "$(PYTHON)" || { echo "dqlab needs Python 3.11, 3.12 or 3.13 and found none." \

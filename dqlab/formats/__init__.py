@@ -6,6 +6,7 @@ from dqlab.formats.binary import Binary
 from dqlab.formats.codebook import Codebook
 from dqlab.formats.float import Float
 from dqlab.formats.log2 import Log2
+from dqlab.formats.logtau import LogTau
 from dqlab.formats.names import parse
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Float",
     "Format",
     "Log2",
+    "LogTau",
     "Range",
     "lsq_grad_scale",
     "parse",

@@ -12,11 +12,13 @@ from dqlab.formats.binary import Binary
 from dqlab.formats.codebook import Codebook
 from dqlab.formats.float import USUAL, Float
 from dqlab.formats.log2 import Log2
+from dqlab.formats.logtau import LogTau
 
 KNOWN = (
     "a number of bits from 1 to 16 (asymmetric affine), uint8, uint8-offset, uint8-zero, int8, "
     "int8-narrow (any of them with 1 to 16 bits), fp4, fp6, fp8, fp4-e1m2, fp4-e3m0, fp8-e5m2, "
-    "log2-4, log2-4-signed (1 to 8 bits), codebook(-1,0,1), binary"
+    "log2-4, log2-4-signed (1 to 8 bits), logtau-4-6 (3 to 8 bits, octaves), codebook(-1,0,1), "
+    "binary"
 )
 VARIANTS = {style: variant for variant, style in SUFFIXES.items()}
 BARE_FLOATS = {name: layout for layout, name in USUAL.items()}
@@ -71,6 +73,7 @@ PATTERNS: dict[str, Callable[[re.Match[str]], Format]] = {
     r"fp(\d+)-e(\d+)m(\d+)": _float,
     "|".join(BARE_FLOATS): lambda match: Float(*BARE_FLOATS[match[0]]),
     r"log2-(\d+)(-signed)?": lambda match: Log2(int(match[1]), bool(match[2])),
+    r"logtau-(\d+)-(\d+)": lambda match: LogTau(int(match[1]), int(match[2])),
     r"codebook\((.*)\)": _codebook,
     r"binary": lambda match: Binary(),
 }

@@ -7,11 +7,13 @@ from dqlab.layers.policy import Policy, Rule, common_policy
 from dqlab.layers.quantizer import RUN_TIME, Quantizer
 from dqlab.layers.smooth import smooth_layer
 from dqlab.layers.split import SplitQuantizer, concatenations, split_layer
+from dqlab.layers.table import AnswerTable, answer_from
 from dqlab.layers.wrap import QuantizedAttention, QuantizedLayer, quantizers
 
 __all__ = [
     "RUN_TIME",
     "Anatomy",
+    "AnswerTable",
     "ChannelOutliers",
     "Policy",
     "QuantizedAttention",
@@ -22,6 +24,7 @@ __all__ = [
     "SplitQuantizer",
     "StepContext",
     "TimestepDrift",
+    "answer_from",
     "common_policy",
     "concatenations",
     "explore",

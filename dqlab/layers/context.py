@@ -78,6 +78,22 @@ class StepContext:
             )
         return step.repeat_interleave(rows // len(step))
 
+    def frames_of(self, rows: int, frames: int, site: str) -> Tensor:
+        """Which frame each row is of, int64 `[rows]`, where frames are folded into the batch.
+
+        Raises:
+            InvalidInputError: if there is not one row for each of `frames` frames of every video.
+
+        """
+        videos = 0 if self.timestep is None else len(self.timestep)
+        if rows != videos * frames:
+            raise InvalidInputError(
+                f"{site} has one range for each of {frames} frames and expects [videos x frames, "
+                f"...]; it meets {rows} rows for {videos} videos. Ask for {frames} frames, or "
+                "quantize again for another number."
+            )
+        return torch.arange(frames).repeat(videos)
+
     def _find(self) -> Tensor:
         if self.schedule is None or self.timestep is None:
             raise InvalidInputError(

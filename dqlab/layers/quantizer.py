@@ -22,8 +22,9 @@ class Quantizer(nn.Module):
     Attributes:
         site: its name, `<module path>.<operand>`.
         format: the number format, or None for full precision.
-        scale, zero_point: the range: scalar, per output channel `[C, 1, ...]`, or per sampling
-            step `[T]` if `per_step`.
+        scale, zero_point: the range: scalar, per output channel `[C, 1, ...]`, per sampling step
+            `[T]` if `per_step`, or per video frame `[F]`.
+        frames: F if the range is one per frame, else 0.
         measured: None, or what one range measured at run time covers, min-max: a whole "sample"
             (what a range per tensor is for one picture), or a "token", one row of the last
             dimension. No range is stored then.
@@ -35,7 +36,7 @@ class Quantizer(nn.Module):
         super().__init__()
         self.site, self.context = site, context
         self.format: Format | None = None
-        self.per_step = False
+        self.per_step, self.frames = False, 0
         self.measured: str | None = None
         self.active = True
         self.taps: list[Tap] = []
@@ -51,15 +52,18 @@ class Quantizer(nn.Module):
         """Itself beside the whole of `x`; a split site lists its parts."""
         return [(self, x)]
 
-    def set_range(self, found: Range, per_step: bool = False) -> None:
-        """Use `found` from now on; with `per_step` its first axis is the sampling step."""
+    def set_range(self, found: Range, per_step: bool = False, frames: int = 0) -> None:
+        """Use `found` from now on; its first axis is the sampling step if `per_step`.
+
+        It is the frame if there are `frames`.
+        """
         if not bool(found.scale.isfinite().all()):
             raise InvalidInputError(
                 f"The range found for {self.site} is not finite: the values seen there hold NaN "
                 "or infinity. Check the weights and the calibration set."
             )
-        self.scale, self.zero_point, self.per_step = found.scale, found.zero_point, per_step
-        self.measured = None
+        self.scale, self.zero_point = found.scale, found.zero_point
+        self.per_step, self.frames, self.measured = per_step, frames, None
 
     def measure(self, over: str) -> None:
         """Measure the range at run time from now on; `over` is one of `RUN_TIME`.
@@ -74,17 +78,20 @@ class Quantizer(nn.Module):
                 f"{', '.join(RUN_TIME)}."
             )
         self.scale = self.zero_point = None
-        self.per_step, self.measured = False, over
+        self.per_step, self.frames, self.measured = False, 0, over
 
     def current(self, x: Tensor) -> Range:
-        """The range for `x`; one per row, or per token, is shaped to broadcast against it."""
+        """The range for `x`; one per row (step, frame) or token is shaped to broadcast."""
         if self.measured:
             dims = -1 if self.measured == "token" else tuple(range(1, x.ndim))
             return self.format.params(x.amin(dims, keepdim=True), x.amax(dims, keepdim=True))
-        if not self.per_step:
+        if self.frames:
+            rows = self.context.frames_of(len(x), self.frames, self.site)
+        elif self.per_step:
+            rows = self.context.steps_of(len(x), self.site)
+        else:
             return self.range
-        steps = self.context.steps_of(len(x), self.site).to(self.scale.device)
-        return self.range.index(steps, x.ndim)
+        return self.range.index(rows.to(self.scale.device), x.ndim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize and dequantize `x`; same shape and dtype."""

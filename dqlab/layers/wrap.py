@@ -19,8 +19,11 @@ from dqlab.layers.quantizer import Quantizer
 from dqlab.layers.split import MARK, SplitQuantizer
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-DIVISOR = "channel_divisor"
-"""Buffer of a layer whose input channels are divided first; see `dqlab.layers.smooth`."""
+DIVISOR, SHIFT = "channel_divisor", "channel_shift"
+"""Buffers of a layer whose input channels are shifted and divided first: `dqlab.layers.smooth`."""
+TABLE = "answer_table"
+"""Child of a layer whose answers are known beforehand; see `dqlab.layers.table`."""
+CONVOLUTIONS = (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)
 ATTENTION_OPERANDS = ("q", "k", "v", "p")
 
 
@@ -34,11 +37,19 @@ class QuantizedLayer(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """The layer's output on quantized operands; the argument has torch's name for it."""
-        return self.operate(self.input_quantizer(self._divided(input)), self.quantized_weight())
+        y = self.operate(self.input_quantizer(self._rewritten(input)), self.quantized_weight())
+        table = getattr(self, TABLE, None)
+        return y if table is None else table(y)
 
-    def _divided(self, x: Tensor) -> Tensor:
-        S = getattr(self, DIVISOR, None)
-        return x if S is None else x / S.reshape(-1, *[1] * (self.weight.ndim - 2))
+    def _rewritten(self, x: Tensor) -> Tensor:
+        """(x - shift) / divisor by channel; zero padding is put around x before the shift."""
+        S, delta = getattr(self, DIVISOR, None), getattr(self, SHIFT, None)
+        places = [1] * (self.weight.ndim - 2)
+        if delta is not None:
+            if places:
+                x = nn.functional.pad(x, self._reversed_padding_repeated_twice)
+            x = x - delta.reshape(-1, *places)
+        return x if S is None else x / S.reshape(-1, *places)
 
     def quantized_weight(self) -> Tensor:
         """The weight as the layer uses it."""
@@ -48,6 +59,9 @@ class QuantizedLayer(nn.Module):
         """The plain convolution or product."""
         if isinstance(self, nn.Linear):
             return nn.functional.linear(x, weight, self.bias)
+        if getattr(self, SHIFT, None) is not None:  # x is padded already
+            convolve = CONVOLUTIONS[self.weight.ndim - 3]
+            return convolve(x, weight, self.bias, self.stride, 0, self.dilation, self.groups)
         return self._conv_forward(x, weight, self.bias)
 
     @torch.no_grad()

@@ -12,7 +12,8 @@ from dqlab import __version__
 from dqlab.errors import InvalidInputError, NotApplicableError
 from dqlab.layers import QuantizedLayer, SplitQuantizer, quantizers
 from dqlab.layers.policy import plain_bits
-from dqlab.layers.smooth import smoothed
+from dqlab.layers.smooth import shifted, smoothed
+from dqlab.layers.table import tables
 from dqlab.methods.correction import Correction, describe_correction
 from dqlab.methods.job import Job
 from dqlab.models.families import family_of
@@ -45,10 +46,13 @@ def write_record(job: Job, seconds: float, correction: Correction | None = None)
         "attentions": job.anatomy.attentions,
         "splits": splits(job.denoiser),
         "smoothed": smoothed(job.denoiser),
+        "shifted": shifted(job.denoiser),
+        "tables": tables(job.denoiser),
         "uncovered": job.anatomy.uncovered,
         "formats": {s: q.format.to_dict() for s, q in sites.items() if q.format},
         "per_step": [s for s, q in sites.items() if q.per_step],
         "measured": {s: q.measured for s, q in sites.items() if q.measured},
+        "per_frame": {s: q.frames for s, q in sites.items() if q.frames},
         "dtype": _dtype(job.denoiser),
         "fit_seconds": round(seconds, 1),
     }

@@ -12,6 +12,7 @@ from dqlab.errors import CheckpointError, InvalidInputError
 from dqlab.formats import Format
 from dqlab.layers import StepContext, quantizers, split_layer
 from dqlab.layers.smooth import expect_divisor
+from dqlab.layers.table import expect_table
 from dqlab.methods.corrected import PREFIX, corrected
 from dqlab.methods.correction import restore_correction
 from dqlab.methods.corrector import Corrector
@@ -167,8 +168,10 @@ def _wrapped(denoiser: nn.Module, record: dict[str, Any]) -> nn.Module:
     for path, sizes in record["splits"].items():
         split_layer(denoiser.get_submodule(path), sizes, path)
     for path in record.get("smoothed", []):  # none in older saves
-        expect_divisor(denoiser.get_submodule(path))
+        expect_divisor(denoiser.get_submodule(path), path in record.get("shifted", []))
     wrap_sites(denoiser, StepContext(), record["layers"], record["attentions"])
+    for path, shape in record.get("tables", {}).items():
+        expect_table(denoiser.get_submodule(path), shape)
     sites = quantizers(denoiser)
     for site, described in record["formats"].items():
         sites[site].format = Format.from_dict(described)
@@ -176,5 +179,7 @@ def _wrapped(denoiser: nn.Module, record: dict[str, Any]) -> nn.Module:
         sites[site].per_step = True
     for site, over in record.get("measured", {}).items():  # none in older saves
         sites[site].measure(over)
+    for site, frames in record.get("per_frame", {}).items():
+        sites[site].frames = frames
     denoiser.step_context.bind(torch.tensor(record["schedule"]))
     return denoiser

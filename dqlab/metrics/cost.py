@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dqlab.layers import QuantizedAttention, QuantizedLayer, Quantizer
+from dqlab.layers import AnswerTable, QuantizedAttention, QuantizedLayer, Quantizer
 from dqlab.trajectory import States
 
 FULL_BITS = 32
@@ -99,6 +99,8 @@ def stored_bytes(denoiser: nn.Module) -> int:
             total -= int(module.weight.numel() * spared)
         elif isinstance(module, Quantizer) and module.scale is not None:
             total += 4 * (module.scale.numel() + module.zero_point.numel())
+        elif isinstance(module, AnswerTable):
+            total += sum(t.numel() * t.element_size() for t in module.buffers())
     return total
 
 

@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dqlab.formats import Affine, Binary, Codebook, Float, Format, Log2, Range
+from dqlab.formats import Affine, Binary, Codebook, Float, Format, Log2, LogTau, Range
 from dqlab.formats.affine import SUFFIXES
 
 # Few examples each, because most properties run once per format; the same ones every time.
@@ -27,6 +27,7 @@ FLOATS = [
     Float(5, 2),
 ]
 LOGS = [Log2(bits, signed) for bits in (1, 3, 8) for signed in (False, True)]
+LOGS += [LogTau(3, 3), LogTau(4, 6), LogTau(8, 12)]
 CODEBOOKS = [Codebook((-1, 0, 1)), Codebook((-2.5, -0.3, 0.0, 0.1, 1.7)), Codebook((-1, 1))]
 FORMATS: list[Format] = [*AFFINE, *FLOATS, *LOGS, *CODEBOOKS, Binary()]
 WITH_ZERO = [f for f in FORMATS if f not in (Codebook((-1, 1)), Binary())]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dqlab.errors import InvalidInputError
-from dqlab.formats import Binary, Codebook, Float, Format, Log2, Range
+from dqlab.formats import Binary, Codebook, Float, Format, Log2, LogTau, Range
 
 ONE = Range(torch.tensor(1.0), torch.tensor(0.0))
 
@@ -155,3 +155,19 @@ def test_binary_gradients() -> None:
     ).sum().backward()
     assert x.grad.tolist() == [0, 1, 1.5, 2, 2.5, 0]
     assert scale.grad.item() == pytest.approx(0.1 * (-1 - 2 + 3 + 4 + 5 + 6))
+
+
+def test_logtau_has_bits_with_a_sign_in_them_and_octaves() -> None:
+    levels = LogTau(4, 6).levels(ONE)
+    assert levels.tolist() == [-(2.0**-q) for q in range(7)] + [0] + [
+        2.0**-q for q in range(6, -1, -1)
+    ]
+    assert LogTau(4, 6).tau == 1 and LogTau(8, 12).tau == pytest.approx(126 / 12)
+    assert LogTau(4, 6).name == "logtau-4-6"
+    assert values(LogTau(4, 6), 2**-6.4, 2**-6.6, 2.0, -2.0) == [2**-6, 0, 1, -1]
+
+
+@pytest.mark.parametrize(("bits", "octaves"), [(2, 3), (9, 3), (4, 0), (4, 2.5), (True, 3)])
+def test_logtau_says_what_it_takes(bits, octaves) -> None:
+    with pytest.raises(InvalidInputError, match="LogTau"):
+        LogTau(bits, octaves)

@@ -16,13 +16,20 @@ PAIRS = list(combinations(ACTS, 2))
 ADDS = {slug: cls.adds for slug, cls in all_methods().items()}
 CORRECTIONS = ("ptqd", "d2-dpm", "tac-diffusion", "qncd")
 
-BASES = ("rtn", "ptq4dm", "eda-dm", "q-diffusion", "tdq", "softmax-bias-correction")
+PLAIN = ("rtn", "ptq4dm", "eda-dm", "q-diffusion", "tdq", "tfmq-dm", "qvd")
+BASES = (*PLAIN, "softmax-bias-correction")
 
 # Every correction on every method that quantizes, and every two corrections: where they meet.
 TABLE = {
     **{(base, correction): () for base in BASES for correction in CORRECTIONS},
-    **{(base, "qncd"): ("reshape",) for base in ("q-diffusion", "eda-dm")},
-    **{(base, "softmax-bias-correction"): () for base in BASES[:-1]},
+    **{(base, "qncd"): ("reshape",) for base in ("q-diffusion", "eda-dm", "qvd")},
+    **{(base, "softmax-bias-correction"): () for base in PLAIN},
+    ("tfmq-dm", "q-diffusion"): ("place",),
+    ("tfmq-dm", "eda-dm"): ("place",),
+    ("tfmq-dm", "tdq"): ("place",),
+    ("qvd", "tfmq-dm"): ("place",),
+    ("qvd", "tdq"): ("place",),
+    ("qvd", "q-diffusion"): ("reshape", "place"),
     **{pair: ("correct",) for pair in combinations(CORRECTIONS, 2)},
     ("q-diffusion", "ptq4dm"): ("calibrate", "place"),
     ("ptq4dm", "tdq"): ("place",),
@@ -94,6 +101,15 @@ def test_softmax_bias_correction_adds_to_every_other_method(base, first) -> None
     below = pair[1].owners.get("place")
     assert owner.beneath is below
     assert set(made.only("place").slug.split(" | ")) == {owner.slug, *([base] if below else [])}
+
+
+def test_tfmq_dm_adds_to_any_reconstruction() -> None:
+    """Two methods fit; TFMQ-DM works on what the other one does."""
+    base = recipe("q-diffusion").without("place")
+    for made in (base | recipe("tfmq-dm"), recipe("tfmq-dm") | base):
+        assert made.owners["fit"].slug == "tfmq-dm"
+        assert made.owners["fit"].beneath is base.owners["fit"]
+        assert made.owners["reshape"].slug == made.owners["calibrate"].slug == "q-diffusion"
 
 
 def test_ptqd_adds_to_what_was_placed_only_if_it_chooses_bits() -> None:

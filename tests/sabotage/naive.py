@@ -38,7 +38,7 @@ class StaticSteps(nn.Module):
         return self.s[:, None].expand(-1, len(t))
 
 
-def static_steps(values, grids, t, d, updates, seed=0) -> StaticSteps:
+def static_steps(values, grids, t, d, updates, seed=0, **shape) -> StaticSteps:
     """The step size with the least error over all timesteps together, in place of TDQ's."""
     found = [shrink_search(v.flatten(), g, p=2.0) for v, g in zip(values, grids, strict=True)]
     return StaticSteps(torch.stack([r.scale.reshape(()) for r in found]).double())
