@@ -34,6 +34,7 @@ class Entry:
 
 
 CORRECTION = "dqlab.methods.unet_correction"
+TIME = "dqlab.methods.unet_time_information"
 REFERENCE = "dqlab.reference"
 
 ENTRIES = (
@@ -60,6 +61,19 @@ ENTRIES = (
         (
             "tests/methods/test_tdq.py::test_step_sizes_track_a_gaussian",
             "tests/methods/test_tdq.py::test_the_gain_over_a_static_step_is_what_theory_says",
+        ),
+    ),
+    Entry(
+        "tfmq-dm",
+        {f"{TIME}.tfmq_dm:ReconstructTime.run": naive.rounded_to_nearest},
+        ("tests/methods/test_tfmq_dm.py::test_tiar_halves_the_loss_of_rounding_to_nearest",),
+    ),
+    Entry(
+        "qvd",
+        {f"{TIME}.qvd:time_grids": naive.even_grid},
+        (
+            "tests/methods/test_qvd.py"
+            "::test_skewed_features_get_a_log_grid_and_even_ones_do_not[4]",
         ),
     ),
     Entry(

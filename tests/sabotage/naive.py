@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dqlab.formats import Affine
 from dqlab.ranges import shrink_search
 
 
@@ -42,6 +43,17 @@ def static_steps(values, grids, t, d, updates, seed=0, **shape) -> StaticSteps:
     """The step size with the least error over all timesteps together, in place of TDQ's."""
     found = [shrink_search(v.flatten(), g, p=2.0) for v, g in zip(values, grids, strict=True)]
     return StaticSteps(torch.stack([r.scale.reshape(()) for r in found]).double())
+
+
+def rounded_to_nearest(self, job) -> None:
+    """The time path as rounding to nearest left it, in place of TFMQ-DM's reconstruction."""
+    loss = self._loss(job)
+    job.choices["tiar loss"] = {"nearest": loss, "learned": loss}
+
+
+def even_grid(bits: int) -> list[Affine]:
+    """Evenly spaced levels alone, in place of QVD's choice of a grid by TDScore."""
+    return [Affine(bits)]
 
 
 def no_factors(self, block: nn.Module, emb: Tensor) -> Tensor:
