@@ -19,7 +19,7 @@ from dqlab.phenomena import stored
 
 NAME = "gallery"
 COMMAND = "python -m dqlab.phenomena.gallery"
-SHOWN = 6
+SHOWN = 4
 """Pictures per model; a video's are frames of one clip, first and last included."""
 
 STANDS_FOR = {

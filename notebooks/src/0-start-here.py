@@ -24,6 +24,7 @@ import dqlab
 from dqlab import metrics, seeds, show
 from dqlab import phenomena as ph
 from dqlab.formats import Affine, Range
+from dqlab.phenomena import gallery as samples
 from dqlab.phenomena import start_here as shipped
 from dqlab.phenomena.stored import redo
 from dqlab.phenomena.verdicts import belief
@@ -521,7 +522,7 @@ family = ph.stored.load("gallery")
 start_here.gallery(family)
 
 # %% [markdown]
-# Video models show six frames of one clip. `sr-unet` got six real pictures at half their width.
+# Video models show four frames of one clip. `sr-unet` got four real pictures at half their width.
 # Here is what each was measured to be worth, as its model card tells at length; beside real
 # pictures, because the classifier errs on those too.
 
@@ -532,7 +533,7 @@ start_here.gallery_table(family)
 # One of them live, with the first seeds of the row above:
 
 # %%
-again = ph.gallery.pictures("latent-unet", dqlab.load("latent-unet"))
+again = samples.pictures("latent-unet", dqlab.load("latent-unet"))
 was = ph.stored.to_pictures(family.tensors["latent-unet"])
 print(redo("Mean value of latent-unet's pictures", was.mean(), again.mean(), tolerance=0.01))
 
