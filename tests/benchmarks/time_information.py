@@ -62,6 +62,12 @@ def db(signal: Tensor, error: Tensor) -> float:
     return float(10 * (signal.double().sum() / error.double().sum()).log10())
 
 
+def mistaken(candidates, found, true: Tensor) -> float:
+    """Share of (block, step) whose feature looks like another of the candidates' steps."""
+    wrong = [tfmq_dm.perceived_step(E, e) != true for E, e in zip(candidates, found, strict=True)]
+    return float(torch.stack(wrong).double().mean())
+
+
 class Bench:
     """One shipped model, its calibration set and held-out trajectories."""
 
@@ -104,16 +110,29 @@ class Bench:
             return path, path.features(self.net)
 
     def features(self) -> Iterator[list[Result]]:
-        """Weights first, on all 1,000 timesteps; then activations on the sampler's."""
-        path, full = self.full_features(ALL_STEPS)
+        """Weights first, on the sampler's steps among all 1,000; then activations."""
+        path, full = self.full_features(self.sampler.num_inference_steps)
+        all_steps, candidates = self.full_features(ALL_STEPS)
+        at = self.family.schedule(self.pipe, self.sampler)
+        among = (
+            (self.family.schedule(self.pipe, Sampler(ALL_STEPS)) == at[:, None]).int().argmax(1)
+        )
         for bits in (4, 3, 2):
             for arm in ("nearest", "tiar"):
                 chosen = recipe("tfmq-dm", temporal=arm, reconstruct=False)
                 q = self.quantized(chosen, (bits, None), policy=PATH_ONLY)
+                name, net = f"tfmq-dm time path, {arm}", self.family.denoiser(q)
                 with torch.no_grad():
-                    found = path.features(self.family.denoiser(q))
-                yield self.of_weights(q, f"tfmq-dm time path, {arm}", full, found)
-        path, full = self.full_features(self.sampler.num_inference_steps)
+                    found, everywhere = path.features(net), all_steps.features(net)
+                yield self.of_weights(q, name, full, found)
+                counts = {
+                    "sampled_steps_mistaken_among_1000": (found, among),
+                    "all_steps_mistaken_among_1000": (everywhere, torch.arange(ALL_STEPS)),
+                }
+                yield [
+                    self.result(q, name, metric, "share", mistaken(candidates, *pair))
+                    for metric, pair in counts.items()
+                ]
         for bits in (4, 6, 8):
             pair = {}
             for scope in ("none", "tib"):
@@ -128,10 +147,6 @@ class Bench:
     def of_weights(self, q, name, full, found) -> list[Result]:
         """Cosines, mistaken steps and the loss, over blocks and timesteps."""
         away = [1 - tfmq_dm.cosine(E, e) for E, e in zip(full, found, strict=True)]
-        mistaken = [
-            (tfmq_dm.perceived_step(E, e) != torch.arange(len(E))).double().mean()
-            for E, e in zip(full, found, strict=True)
-        ]
         third = len(away[0]) // 3  # from noise to image
         noisy, clean = (
             torch.stack([a[s].mean() for a in away]).mean()
@@ -142,7 +157,7 @@ class Bench:
             "time_feature_1_minus_cos": float(torch.stack(away).mean()),
             "time_feature_1_minus_cos_low_over_high_noise": float(clean / noisy),
             "time_blocks_varying_threefold": float(np.mean(varied)),
-            "time_steps_mistaken": float(torch.stack(mistaken).mean()),
+            "sampled_steps_mistaken": mistaken(full, found, torch.arange(len(full[0]))),
             "tiar_loss": float(tfmq_dm.tiar_loss(full, found)),
         }
         return [self.result(q, name, metric, "", value) for metric, value in rows.items()]
