@@ -87,11 +87,16 @@ def cosine_table(full: Clock, found: Sequence[Tensor]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def perceived_table(full: Clock, found: Sequence[Tensor]) -> pd.DataFrame:
-    """Which step each feature looks like: columns layer, t, perceived, both timesteps."""
-    parts = []
-    for name, E, E_hat in zip(full.path.blocks, full.features, found, strict=True):
-        taken = full.t[tfmq_dm.perceived_step(E, E_hat)]
+def perceived_table(
+    full: Clock, found: Sequence[Tensor], among: Clock | None = None
+) -> pd.DataFrame:
+    """Which step each feature looks like: columns layer, t, perceived, both timesteps.
+
+    Candidates are the steps of `among`; by default those of `full` itself.
+    """
+    candidates, parts = among or full, []
+    for name, E, E_hat in zip(full.path.blocks, candidates.features, found, strict=True):
+        taken = candidates.t[tfmq_dm.perceived_step(E, E_hat)]
         frame = {"layer": name, "t": full.t.tolist(), "perceived": taken.tolist()}
         parts.append(pd.DataFrame(frame))
     return pd.concat(parts, ignore_index=True)

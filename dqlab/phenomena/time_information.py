@@ -65,6 +65,12 @@ def steps_mistaken(perceived: pd.DataFrame, bits: int) -> Verdict:
     return Verdict("more", f"{told}: it takes most for another.")
 
 
+def most_mistaken(perceived: pd.DataFrame) -> str:
+    """The block with the most steps taken for another."""
+    wrong = perceived["t"] != perceived["perceived"]
+    return str(wrong.groupby(perceived["layer"], sort=False).mean().idxmax())
+
+
 def skewed(u: Tensor) -> Verdict:
     """QVD's first observation: many small values, few large ones."""
     skew = float(qvd.skewness(u))
