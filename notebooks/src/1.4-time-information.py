@@ -291,8 +291,8 @@ explore.claims_table(claims)
 show.exercise(
     "Which step is it?",
     "E holds the true features of T steps, [T, C], and Eq the rounded ones of the same steps. "
-    "Write perceived_step(E, Eq): for every row of Eq the index of the step whose true feature has "
-    "the largest cosine with it.",
+    "Write perceived_step(E, Eq): for every row of Eq the index of the step whose true feature "
+    "has the largest cosine with it.",
     minutes=10,
     difficulty=2,
     hints=["Divide every row by its length.", "A product of two matrices gives all cosines."],
@@ -350,9 +350,9 @@ def perceived_step(E, Eq):
 # %%
 show.exercise(
     "A range for one step",
-    "Values of one step lie between low and high. Write step_range(low, high, bits): the scale and "
-    "the whole-numbered zero point of a uniform grid from code 0 to 2**bits - 1 that covers them "
-    "and the value 0.",
+    "Values of one step lie between low and high. Write step_range(low, high, bits): the scale "
+    "and the whole-numbered zero point of a uniform grid from code 0 to 2**bits - 1 that covers "
+    "them and the value 0.",
     minutes=10,
     difficulty=2,
     hints=["Which values must be covered besides low and high?", "Zero must fall on a code."],
