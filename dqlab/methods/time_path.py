@@ -24,6 +24,10 @@ from dqlab.trajectory import States
 EMBEDDING, PROJECTION = "time_embedding", "time_emb_proj"
 CONDITIONS = 64
 """Calibration rows whose labels or other conditions are tried."""
+ROWS = 128
+"""States run together."""
+SAME = 1e-5
+"""Relative difference below which two vectors are the same."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def without_time_path(family: Family, slug: str) -> str | None:
 
 
 def blocks_of(denoiser: nn.Module) -> tuple[str, ...]:
-    """Residual blocks with a time projection, in the order they are built.
+    """Residual blocks with a time projection behind a SiLU, in the order they are built.
 
     Raises:
         NotApplicableError: if there is none, or no time embedding of two layers.
@@ -96,6 +100,7 @@ def blocks_of(denoiser: nn.Module) -> tuple[str, ...]:
         for path, module in denoiser.named_modules()
         if isinstance(getattr(module, PROJECTION, None), nn.Linear)
         and getattr(module, "time_embedding_norm", "default") in ("default", "scale_shift")
+        and not getattr(module, "skip_time_act", False)
     )
     embedding = getattr(denoiser, EMBEDDING, None)
     if not found or not all(hasattr(embedding, name) for name in ("linear_1", "linear_2")):
@@ -122,22 +127,30 @@ def time_path_of(pipe, states: States, sampler: Sampler | None = None) -> TimePa
 def _time_path(denoiser: nn.Module, states: States, schedule: Tensor) -> TimePath:
     blocks = blocks_of(denoiser)
     schedule = schedule.to(states.t)
-    rows = torch.linspace(0, len(states) - 1, min(CONDITIONS, len(states))).long().unique()
-    some = states[rows if states.conditions else rows[:1]]
-    count = len(some)
-    asked = some[torch.arange(count).repeat_interleave(len(schedule))]
-    asked = replace(asked, t=schedule.repeat(count))
+    some = _conditions(denoiser, blocks[0], states)
+    asked = some[torch.arange(len(some)).repeat_interleave(len(schedule))]
+    asked = replace(asked, t=schedule.repeat(len(some)))
     time, told = _entrances(denoiser, blocks[0], asked)
     _check_blind(denoiser, blocks[0], asked[:2])
-    plain = denoiser.get_submodule(EMBEDDING)
     with torch.no_grad():
-        added = told - plain(time)
-    if not bool(added.abs().max() > 1e-5 * told.abs().max()):
+        added = told - denoiser.get_submodule(EMBEDDING)(time)
+    if not bool(added.abs().max() > SAME * told.abs().max()):
         added = torch.zeros_like(added)
-    step = torch.arange(len(schedule)).repeat(count)
+    step = torch.arange(len(schedule)).repeat(len(some))
     rounded = (added / added.abs().max().clamp(min=1e-8)).round(decimals=4)
     distinct = _first_of_each(torch.cat([step[:, None].to(rounded), rounded], 1))
     return TimePath(blocks, time[distinct], added[distinct], step[distinct])
+
+
+def _conditions(denoiser: nn.Module, block: str, states: States) -> States:
+    """Rows with different conditions, or a single one if the path does not read any."""
+    rows = torch.linspace(0, len(states) - 1, min(CONDITIONS, len(states))).long().unique()
+    some = states[rows]
+    if not states.conditions or len(some) == 1:
+        return some[:1]
+    told = _entrances(denoiser, block, replace(some, t=some.t[:1].expand(len(some))))[1]
+    alike = (told - told[:1]).abs().max() <= SAME * told.abs().max()
+    return some[:1] if bool(alike) else some
 
 
 def _first_of_each(rows: Tensor) -> Tensor:
@@ -151,13 +164,16 @@ def _first_of_each(rows: Tensor) -> Tensor:
 
 def _entrances(denoiser: nn.Module, block: str, states: States) -> tuple[Tensor, Tensor]:
     """I(t) and what the first block is told, one row per state; frames are told the same."""
-    seen = capture(denoiser, [EMBEDDING, block], states, outputs=False)
-    time = seen[EMBEDDING].leaves[0]
-    told = _told(seen[block].leaves, time, denoiser)
-    return time, told.reshape(len(states), -1, told.shape[-1])[:, 0]
+    times, tellings = [], []
+    for part in states.batches(ROWS):  # a capture holds feature maps too
+        seen = capture(denoiser, [EMBEDDING, block], part, outputs=False)
+        times.append(seen[EMBEDDING].leaves[0])
+        told = _told(seen[block].leaves, denoiser)
+        tellings.append(told.reshape(len(part), -1, told.shape[-1])[:, 0])
+    return torch.cat(times), torch.cat(tellings)
 
 
-def _told(leaves: list, time: Tensor, denoiser: nn.Module) -> Tensor:
+def _told(leaves: list, denoiser: nn.Module) -> Tensor:
     """Among a block's arguments the embedding: vectors as wide as h's answer."""
     width = denoiser.get_submodule(f"{EMBEDDING}.linear_2").out_features
     return next(

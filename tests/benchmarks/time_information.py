@@ -50,7 +50,7 @@ PATH_ONLY = Policy(
     ),
 )
 ALL_STEPS = 1000
-CALIBRATED = 8
+CALIBRATED = 4
 """Calibration trajectories, the same for every arm."""
 HELD = 4
 FREEZE = {"iterations": 100, "batch": 16, "rounding_lr": 0.05}
