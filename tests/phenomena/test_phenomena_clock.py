@@ -54,7 +54,7 @@ def test_a_clock_may_be_read_among_more_steps(pipe, states, full, rounded) -> No
 def test_only_the_clock_is_quantized(pipe, states, full) -> None:
     import dqlab
 
-    q = clock.only_clock(pipe, states, 4, 8)
+    q = clock.only_clock(pipe, states, 4, 8, temporal="nearest")
     sites = dqlab.describe(q)["formats"]
     assert {site.rsplit(".", 1)[0] for site in sites} == set(full.path.layers)
 
