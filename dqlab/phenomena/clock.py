@@ -208,16 +208,17 @@ class Channels:
         return pd.DataFrame(rows, columns=["layer", "alpha", "db"])
 
 
-def channels(pipe, calibration: States, others: States, rows: int = 8) -> Channels:
-    """Measure on `calibration`, keep inputs of evenly spaced rows of `others`."""
+def channels(pipe, calibration: States, others: States, rows: int = 8, every: int = 1) -> Channels:
+    """Measure on `calibration`, keep inputs of every so many layers at some rows of `others`."""
     net = family_of(pipe).denoiser(pipe)
     example = calibration[:1]
     found = explore(net, lambda: example.call(net)).layers
     paths = [p for p in found if not p.endswith("time_emb_proj")]
     at = torch.linspace(0, len(others) - 1, rows).long()
-    kept = capture(net, paths, others[at], outputs=False)
+    some = paths[::every]
+    kept = capture(net, some, others[at], outputs=False)
     ranges = channel_ranges(net, paths, calibration)
-    return Channels(net, ranges, {path: kept[path].leaves[0] for path in paths})
+    return Channels(net, ranges, {path: kept[path].leaves[0] for path in some})
 
 
 def alpha_gains(outputs: pd.DataFrame) -> pd.DataFrame:

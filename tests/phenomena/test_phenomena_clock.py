@@ -76,7 +76,7 @@ def test_grids_by_bits(full) -> None:
 
 
 def test_channels_before_and_after(pipe, states) -> None:
-    found = clock.channels(pipe, states, states, rows=2)
+    found = clock.channels(pipe, states, states, rows=2, every=9)
     assert not any("time_emb_proj" in p for p in found.ranges)
     assert found.coverage()["kappa"].between(0, 1).all()
     few = clock.Channels(found.net, found.ranges, dict(list(found.inputs.items())[:2]))
