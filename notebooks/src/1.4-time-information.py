@@ -245,8 +245,8 @@ scri = {
 explore.alphas_table(scri)
 
 # %% [markdown]
-# (Every fourth layer, to save time.) A see-saw: what leaves the activations enters the weights. That is why `qvd` searches alpha layer
-# by layer, "none" included.
+# A see-saw: what leaves the activations enters the weights. So `qvd` searches alpha layer
+# by layer, "none" included. (Every fourth layer is shown, to save time.)
 
 # %% [markdown] tags=["quoted"]
 # QVD's abstract reports FVD better by 205.12 than the best method before it, at W8A8 (quoted).
