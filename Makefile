@@ -29,7 +29,7 @@ else
 SCREEN := yes
 endif
 
-.PHONY: help lab lab-headless test test-fast lint lock train notebooks measure
+.PHONY: help lab lab-headless test test-fast sabotage lint lock train notebooks measure
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## / | /' | \
@@ -46,7 +46,10 @@ test: lint ## everything: style, package, kernels, browser, notebooks; no networ
 	$(if $(NOTEBOOKS),$(OFFLINE) $(PY) -m pytest -n 2 $(NBVAL) $(NOTEBOOKS))
 
 test-fast: lint ## style and the quick tests
-	$(OFFLINE) $(PY) -m pytest -n 2 -m "not slow and not browser" tests
+	$(OFFLINE) $(PY) -m pytest -n 2 -m "not slow and not browser and not sabotage" tests
+
+sabotage: $(READY) ## break every method in turn: a unit test and a notebook cell must notice
+	$(OFFLINE) $(PY) -m pytest -n 2 -m "" tests/sabotage
 
 lint: $(READY) ## ruff: rules and formatting
 	$(PY) -m ruff check .

@@ -17,6 +17,10 @@ class InvalidInputError(DqlabError, ValueError):
     """An argument or tensor that cannot be used as given."""
 
 
+class MismatchError(InvalidInputError):
+    """A stored number that computes differently now."""
+
+
 class NotApplicableError(DqlabError, TypeError):
     """A method asked to work on a model it does not fit."""
 

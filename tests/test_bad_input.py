@@ -74,7 +74,8 @@ def test_impossible_bits_are_refused_before_the_work(pipe, monkeypatch) -> None:
     ("named", "match"),
     [
         ({"profile": "fast"}, "profile='fast'; choose one of teach, paper"),
-        ({"policy": "papers"}, "policy='papers'; choose 'common' or pass a Policy"),
+        ({"policy": "papers"}, "policy='papers'; choose 'common' or 'paper', or pass a Policy"),
+        ({"policy": "paper"}, "rtn states no sites and bits of its own"),
         ({"policy": None}, "policy=None"),
         ({"seed": -1}, "seed=-1; choose a whole number"),
         ({"seed": 1.5}, "seed=1.5"),

@@ -9,6 +9,8 @@ from dqlab.formats import Format, Range
 from dqlab.layers.context import StepContext
 
 Tap = Callable[[Tensor], None]
+RUN_TIME = ("sample", "token")
+"""What a range that is measured at run time covers; see `Quantizer.measured`."""
 
 
 class Quantizer(nn.Module):
@@ -23,6 +25,9 @@ class Quantizer(nn.Module):
         scale, zero_point: the range: scalar, per output channel `[C, 1, ...]`, per sampling step
             `[T]` if `per_step`, or per video frame `[F]`.
         frames: F if the range is one per frame, else 0.
+        measured: None, or what one range measured at run time covers, min-max: a whole "sample"
+            (what a range per tensor is for one picture), or a "token", one row of the last
+            dimension. No range is stored then.
         taps: functions called with the unquantized tensor on every pass.
 
     """
@@ -32,6 +37,7 @@ class Quantizer(nn.Module):
         self.site, self.context = site, context
         self.format: Format | None = None
         self.per_step, self.frames = False, 0
+        self.measured: str | None = None
         self.active = True
         self.taps: list[Tap] = []
         self.register_buffer("scale", None)
@@ -57,10 +63,28 @@ class Quantizer(nn.Module):
                 "or infinity. Check the weights and the calibration set."
             )
         self.scale, self.zero_point = found.scale, found.zero_point
-        self.per_step, self.frames = per_step, frames
+        self.per_step, self.frames, self.measured = per_step, frames, None
+
+    def measure(self, over: str) -> None:
+        """Measure the range at run time from now on; `over` is one of `RUN_TIME`.
+
+        Raises:
+            InvalidInputError: if it is something else.
+
+        """
+        if over not in RUN_TIME:
+            raise InvalidInputError(
+                f"{self.site}: a range cannot be measured over {over!r}; choose one of "
+                f"{', '.join(RUN_TIME)}."
+            )
+        self.scale = self.zero_point = None
+        self.per_step, self.frames, self.measured = False, 0, over
 
     def current(self, x: Tensor) -> Range:
-        """The range for `x`; one per step or frame row by row, shaped to broadcast against it."""
+        """The range for `x`; one per row (step, frame) or token is shaped to broadcast."""
+        if self.measured:
+            dims = -1 if self.measured == "token" else tuple(range(1, x.ndim))
+            return self.format.params(x.amin(dims, keepdim=True), x.amax(dims, keepdim=True))
         if self.frames:
             rows = self.context.frames_of(len(x), self.frames, self.site)
         elif self.per_step:
@@ -73,7 +97,8 @@ class Quantizer(nn.Module):
         """Quantize and dequantize `x`; same shape and dtype."""
         for tap in self.taps:
             tap(x)
-        if self.format is None or self.scale is None or not self.active:
+        placed = self.measured or self.scale is not None
+        if self.format is None or not placed or not self.active:
             return x
         return self.format.fake_quant(x, self.current(x))
 

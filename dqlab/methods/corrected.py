@@ -97,6 +97,11 @@ def corrected(pipe: Any, corrector: Corrector) -> Any:
             f"{correction.kind} works around a scheduler that steps along integer timesteps; "
             f"{_without(pipe)}. Use the recipe .without('correct')."
         )
+    if len(corrector.schedule.unique()) < len(corrector.schedule):
+        raise NotApplicableError(
+            f"{type(pipe.scheduler).__name__} visits some timesteps twice, and {correction.kind} "
+            "tells the steps of a run apart by their timestep. Use DDIM or DPMSolverMultistep."
+        )
     if correction.edits("sigma", "noise") and not family_of(pipe).has_eta:
         raise NotApplicableError(
             f"{correction.kind} edits the sampler's noise, which {type(pipe.scheduler).__name__} "

@@ -31,6 +31,7 @@ class Job:
         original: the caller's pipeline; read only.
         denoiser: the copy that is being quantized.
         weights, activations: what the caller asked for.
+        data: clean samples that a training fit learns from, or None for the model's own.
         calibration: set once the calibrate moment is over.
         anatomy: layers and attentions in execution order.
         moment: the one now running.
@@ -50,6 +51,7 @@ class Job:
     policy: Policy
     profile: str = "teach"
     seed: int = 0
+    data: Tensor | None = None
     context: StepContext = field(default_factory=StepContext)
     calibration: States | None = None
     anatomy: Anatomy | None = None

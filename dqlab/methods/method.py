@@ -19,7 +19,7 @@ from torch import Tensor
 from dqlab import seeds
 from dqlab.errors import InvalidInputError
 from dqlab.formats import Format, Range
-from dqlab.layers import quantizers
+from dqlab.layers import Policy, quantizers
 from dqlab.methods.job import Job
 from dqlab.models.families import Family
 from dqlab.ranges import MinMax, Observer, min_max
@@ -87,6 +87,8 @@ class Method:
         "activations": range(2, 9),
     }
     """Integer bit-widths the method is defined for; format names such as "fp8" also work."""
+    learns_from_data: bool = False
+    """Whether it trains on clean samples, which a caller may give as `data`."""
     adds: ClassVar[tuple[str, ...]] = ()
     """Moments at which this method works on what another one did there, instead of clashing."""
     beneath: "Method | None" = None
@@ -107,6 +109,10 @@ class Method:
 
     def unfit(self, family: Family) -> str | None:
         """Why this method cannot work on a family's models, or None if it can."""
+        return None
+
+    def policy(self, family: Family) -> Policy | None:
+        """Sites and bits of the paper's own experiments, for policy="paper"; None: not stated."""
         return None
 
     def calibrate(self, job: Job) -> States:

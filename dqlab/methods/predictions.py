@@ -4,7 +4,7 @@ The trajectories are the full-precision model's; at every state the quantized ne
 too. What is compared is what the sampler sees: after guidance.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from torch import Tensor
 
@@ -16,6 +16,8 @@ from dqlab.trajectory import record, replay
 BATCH = 32
 SAMPLES = {"teach": 64, "paper": len(seeds.CALIBRATION)}
 """Trajectories behind a table; papers have about 1,024, dqlab's calibration seeds are 512."""
+Pairs = Iterable[tuple[int, Tensor, Tensor]]
+"""(step index, eps, eps_q): guided predictions of both networks `[N, C, ...]`, in any order."""
 
 
 def paired_predictions(

@@ -9,6 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 from dqlab.errors import DqlabError, InvalidInputError, NotApplicableError, UnknownNameError
 from dqlab.formats import parse
+from dqlab.layers import Policy
 from dqlab.methods.method import MOMENTS, Method
 from dqlab.methods.registry import find
 from dqlab.models.families import Family
@@ -82,6 +83,22 @@ class Recipe:
             {k: plain_option(m.options[k]) for k in sorted(m.options)} for m in self.methods
         ]
         return {"methods": [m.slug for m in self.methods], "options": options, "moments": owners}
+
+    def paper_policy(self, family: Family) -> Policy:
+        """The policy of the method that places, or of the one it adds to.
+
+        Raises:
+            InvalidInputError: if that states none.
+
+        """
+        owner = self.owners.get("place")
+        for method in reversed(_stack(owner) if owner else []):
+            if (found := method.policy(family)) is not None:
+                return found
+        raise InvalidInputError(
+            f"policy='paper': {self.slug} states no sites and bits of its own for a "
+            f"{family.name}. Choose 'common' or pass a Policy."
+        )
 
     def check(self, family: Family, weights: Any, activations: Any) -> None:
         """Refuse models and bit-widths that a method is not defined for."""

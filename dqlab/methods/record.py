@@ -51,6 +51,7 @@ def write_record(job: Job, seconds: float, correction: Correction | None = None)
         "uncovered": job.anatomy.uncovered,
         "formats": {s: q.format.to_dict() for s, q in sites.items() if q.format},
         "per_step": [s for s, q in sites.items() if q.per_step],
+        "measured": {s: q.measured for s, q in sites.items() if q.measured},
         "per_frame": {s: q.frames for s, q in sites.items() if q.frames},
         "dtype": _dtype(job.denoiser),
         "fit_seconds": round(seconds, 1),

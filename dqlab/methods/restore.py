@@ -177,6 +177,8 @@ def _wrapped(denoiser: nn.Module, record: dict[str, Any]) -> nn.Module:
         sites[site].format = Format.from_dict(described)
     for site in record["per_step"]:
         sites[site].per_step = True
+    for site, over in record.get("measured", {}).items():  # none in older saves
+        sites[site].measure(over)
     for site, frames in record.get("per_frame", {}).items():
         sites[site].frames = frames
     denoiser.step_context.bind(torch.tensor(record["schedule"]))

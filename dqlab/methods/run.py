@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dqlab.errors import InvalidInputError
 from dqlab.formats import Format
@@ -35,6 +35,7 @@ def quantize(
     softmax: int = 8,
     profile: str = "teach",
     seed: int = 0,
+    data: Tensor | None = None,
     state_dir: "str | Path | None" = None,
 ):
     """Quantize a diffusers pipeline; the original is left untouched.
@@ -46,10 +47,13 @@ def quantize(
         activations: the same, or None for full precision.
         sampler: the setting that tables and corrections are fitted for; default 20 steps, eta 0.
         calibration: states to calibrate on instead of the method's own choice.
-        policy: "common", or a `Policy` of your own.
-        softmax: bits of the softmax output.
+        policy: "common"; "paper" for the sites and bits of the method's own paper, where it
+            states them; or a `Policy` of your own.
+        softmax: bits of the softmax output in the common policy.
         profile: "teach" (minutes on a laptop) or "paper" (the paper's own settings).
         seed: of everything the fit draws.
+        data: clean samples `[N, ...]` as the denoiser meets them, for methods that train on the
+            diffusion loss; default: what a shipped model was trained on.
         state_dir: folder to keep finished units of a reconstruction and scores of a search in:
             the same call continues there after a kill, and no other call takes anything from it.
             Delete it when the result is saved.
@@ -65,10 +69,15 @@ def quantize(
     chosen, family = as_recipe(recipe), family_of(pipe)
     chosen.check(family, weights, activations)
     _check(profile, seed)
+    if data is not None and not any(m.learns_from_data for m in chosen.methods):
+        raise InvalidInputError(
+            f"{chosen.slug} learns from no clean samples; leave data out, or choose a method that "
+            "trains, such as recipe('tdq', form='training')."
+        )
     keep = None if state_dir is None else _folder(state_dir)
     source = _checked_denoiser(pipe, family)
     denoiser = copy.deepcopy(source).eval().requires_grad_(False)
-    rules = policy if isinstance(policy, Policy) else _policy(policy, family, softmax)
+    rules = policy if isinstance(policy, Policy) else _policy(policy, chosen, family, softmax)
     rules.check(weights, activations)
     job = Job(
         pipe,
@@ -81,6 +90,7 @@ def quantize(
         rules,
         profile,
         seed,
+        data,
     )
     started = time.perf_counter()
     job.calibration = _calibrate(job, calibration)
@@ -118,9 +128,11 @@ def _checked_denoiser(pipe, family: Family) -> nn.Module:
     return denoiser
 
 
-def _policy(name: str, family: Family, softmax: int) -> Policy:
+def _policy(name: str, recipe: Recipe, family: Family, softmax: int) -> Policy:
+    if name == "paper":
+        return recipe.paper_policy(family)
     if name != "common":
-        raise InvalidInputError(f"policy={name!r}; choose 'common' or pass a Policy.")
+        raise InvalidInputError(f"policy={name!r}; choose 'common' or 'paper', or pass a Policy.")
     return common_policy(family.first, family.last, softmax)
 
 

@@ -40,11 +40,23 @@ def error_powers(
     if correct is not None:
         answer = correct(answer, states[rows])
     truth, _ = states.guided(states.output)
+    return answer_powers(states[rows], answer, truth)
+
+
+def answer_powers(states: States, answer: Tensor, truth: Tensor) -> pd.DataFrame:
+    """The same frame from guided predictions `[R, ...]` that are there already.
+
+    Args:
+        states: one row per prediction.
+        answer: the quantized network's predictions.
+        truth: the full-precision network's.
+
+    """
     frame = pd.DataFrame(
         {
-            "step": states.step[rows].numpy(),
-            "t": states.t[rows].cpu().numpy().astype(float),
-            "seed": states.seed[rows].numpy(),
+            "step": states.step.numpy(),
+            "t": states.t.cpu().numpy().astype(float),
+            "seed": states.seed.numpy(),
             "signal": _power(truth),
             "noise": _power(answer - truth),
         }

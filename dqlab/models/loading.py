@@ -210,6 +210,9 @@ def open_folder(folder: Path, options: dict[str, Any], pipeline: str = "", **com
             )
     except Exception as error:
         raise CheckpointError(_not_opened(folder, error)) from error
+    if "id2label" in index:
+        # DiTPipeline reads the class names and would leave them out when it is saved again.
+        pipe.register_to_config(id2label=index["id2label"])
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -7,6 +7,7 @@ from dqlab.phenomena import (
     chain,
     clock,
     drift,
+    gallery,
     layers,
     ledger,
     levels,
@@ -15,6 +16,7 @@ from dqlab.phenomena import (
     shortcuts,
     steps,
     stored,
+    timed_ranges,
     verdicts,
 )
 
@@ -25,6 +27,7 @@ __all__ = [
     "chain",
     "clock",
     "drift",
+    "gallery",
     "layers",
     "ledger",
     "levels",
@@ -33,5 +36,6 @@ __all__ = [
     "shortcuts",
     "steps",
     "stored",
+    "timed_ranges",
     "verdicts",
 ]

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dqlab.errors import CheckpointError, InvalidInputError
+from dqlab.errors import CheckpointError, MismatchError
 from dqlab.methods import load as load_pipeline
 from dqlab.models.families import family_of
 from dqlab.models.loading import file_sums, find_folder, read_json
@@ -89,17 +89,28 @@ def produce(
             returns frames and tensors.
 
     """
+
+    def measured(say: Callable[[str], None]) -> tuple[dict, dict]:
+        pipe = load_pipeline(model)
+        # Convolutions over channels-last tensors take three quarters of the time.
+        family_of(pipe).denoiser(pipe).to(memory_format=torch.channels_last)
+        return measure(pipe, say=say)
+
+    produce_from(name, command, model, find_folder(model), measured)
+
+
+def produce_from(
+    name: str, command: str, source: str, folder: Path, measure: Callable[..., tuple[dict, dict]]
+) -> None:
+    """Measure whatever lies in `folder`, told as `source`; else like `produce`."""
     torch.set_num_threads(1)
     started = time.perf_counter()
-    pipe = load_pipeline(model)
-    # Convolutions over channels-last tensors take three quarters of the time.
-    family_of(pipe).denoiser(pipe).to(memory_format=torch.channels_last)
 
     def say(words: str) -> None:
         print(f"{time.perf_counter() - started:6.0f} s  {words}", flush=True)
 
-    frames, tensors = measure(pipe, say=say)
-    origin = provenance(model, find_folder(model), command, time.perf_counter() - started)
+    frames, tensors = measure(say)
+    origin = provenance(source, folder, command, time.perf_counter() - started)
     save(results_dir(name), Stored(frames, tensors, origin))
     say(f"wrote {results_dir(name)}")
 
@@ -140,13 +151,13 @@ def redo(what: str, stored: float, live: float, *, tolerance: float, unit: str =
         A sentence with the stored value.
 
     Raises:
-        InvalidInputError: if they differ by more, naming both.
+        MismatchError: if they differ by more, naming both.
 
     """
     allowed = tolerance if unit == "dB" else tolerance * abs(stored)
     within = f"{tolerance:g} dB" if unit == "dB" else f"{100 * tolerance:g} %"
     if not abs(live - stored) <= allowed:
-        raise InvalidInputError(
+        raise MismatchError(
             f"{what}: stored {stored:.4g} {unit}, computed now {live:.4g} {unit}; they may differ "
             f"by {within}. Model and stored results do not belong together: regenerate them."
         )

@@ -50,6 +50,17 @@ def step_gradient(x: Tensor, s: Tensor, Q: int) -> Tensor:
     return torch.where(u.abs() <= Q, u.round() - u, Q * u.sign())
 
 
+def time_correlation(t: Tensor, A: Tensor) -> tuple[float, bool]:
+    """Pearson's r of timesteps `[T]` and a range A(t) `[T]`, and whether A moves at all.
+
+    A range that does not move has no correlation; its r is given as 0.
+    """
+    dt, dA = t.double() - t.double().mean(), A.double() - A.double().mean()
+    norm = (dt.square().sum() * dA.square().sum()).sqrt()
+    moves = bool(dA.abs().max() > 1e-12 * A.double().abs().max().clamp(min=1e-300))
+    return (float((dt * dA).sum() / norm), True) if moves and norm > 0 else (0.0, False)
+
+
 def normalized_error(x: Tensor, x_hat: Tensor, floor: float = 1e-12) -> Tensor:
     """Mean (x - xhat)^2 / (mean x^2 + floor) over the last dimension: one number per step."""
     return (x - x_hat).square().mean(-1) / (x.square().mean(-1) + floor)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Mapping
 
 import ipywidgets as widgets
+from matplotlib.figure import Figure
 
 from dqlab.errors import InvalidInputError
-from dqlab.show.bundle import Live, Picture
+from dqlab.show.bundle import SCALE, Live, Picture, figure_png
+from dqlab.show.panel import put_plates
+from dqlab.show.roles import style
+
+WIDTH, LINE = 600, 18  # of the picture of a question, in CSS pixels
+SHADES = 6  # ink, plate and the edges between them
 
 
 class Question:
@@ -36,7 +43,8 @@ class Question:
             index=None,
             layout=widgets.Layout(width="auto"),
         )
-        self._bundle = Live(self._widget(), self._words(), page=self._page())
+        words = self._words()
+        self._bundle = Live(self._widget(), words, _drawn(words), self._page())
 
     def _widget(self) -> widgets.VBox:
         prompt = widgets.HTML(f"<strong>Predict, then look.</strong> {html.escape(self.prompt)}")
@@ -91,3 +99,15 @@ class Question:
 
     def __repr__(self) -> str:
         return self._bundle.words
+
+
+@style()
+def _drawn(words: str) -> Picture:
+    """The question as a picture, where neither a widget nor HTML is shown."""
+    lines = [textwrap.fill(line, 80, subsequent_indent="    ") for line in words.splitlines()]
+    text = "\n".join(lines)
+    size = (WIDTH, LINE * (text.count("\n") + 2))
+    figure = Figure([s / 72 for s in size], dpi=72 * SCALE)
+    figure.text(10 / size[0], 1 - 10 / size[1], text, ha="left", va="top", linespacing=1.35)
+    put_plates(figure)
+    return Picture(figure_png(figure, SHADES), words, size)

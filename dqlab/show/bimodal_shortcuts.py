@@ -19,7 +19,7 @@ from dqlab.show.deciders import decider
 from dqlab.show.explorer import Control, Explorer
 from dqlab.show.questions import Asked, asked
 from dqlab.show.skylines import skyline
-from dqlab.show.tables import table
+from dqlab.show.tables import judged, table
 
 FACTORS = (1, 2, 4, 8, 16, 32, 64, 128)
 SHARED, OWN = "one range for both", "a range of its own"
@@ -306,6 +306,4 @@ def _ledger_row(row: Mapping) -> tuple[str, ...]:
 
 def claims_table(claims: Mapping[str, Claim]) -> Page:
     """Each claim beside our number, and what came of it."""
-    heads = ("claim", "the paper's figure (quoted)", "measured here", "counts from", "outcome")
-    words = "Q-Diffusion's claims on this network, natural shortcuts."
-    return table(words, heads, [claim.row() for claim in claims.values()])
+    return judged("Q-Diffusion's claims on this network, natural shortcuts.", claims)

@@ -21,6 +21,7 @@ from dqlab.errors import InvalidInputError
 
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
 PALETTE = 256  # colours; makes a picture three times smaller, to no visible effect
+CHART_PALETTE = 64  # enough for a colour scale, a few looks and their smoothed edges
 _QUICK: ContextVar[bool] = ContextVar("quick", default=False)
 SCALE = 2  # device pixels per CSS pixel, so that text is sharp on dense screens
 
@@ -113,12 +114,12 @@ def image_metadata(size: tuple[int, int], alt: str) -> dict[str, Any]:
     return {"width": size[0], "height": size[1], "alt": alt}
 
 
-def figure_png(figure: Figure) -> bytes:
+def figure_png(figure: Figure, colours: int = PALETTE) -> bytes:
     """PNG bytes of a matplotlib figure; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="rgba", dpi=figure.dpi)
     size = tuple(round(inches * figure.dpi) for inches in figure.get_size_inches())
-    return encode_png(Image.frombytes("RGBA", size, buffer.getvalue()), PALETTE)
+    return encode_png(Image.frombytes("RGBA", size, buffer.getvalue()), colours)
 
 
 @contextlib.contextmanager
@@ -201,11 +202,12 @@ def stack(pictures: list[Picture], sentence: str, gap: int = 12) -> Picture:
     width = max(p.size[0] for p in pictures)
     height = sum(p.size[1] for p in pictures) + gap * (len(pictures) - 1)
     sheet = Image.new("RGBA", (width * SCALE, height * SCALE))
+    colours = max(len(image.getcolors(PALETTE) or range(PALETTE)) for image in images)
     top = 0
     for image, picture in zip(images, pictures, strict=True):
         sheet.paste(image, (0, top))
         top += (picture.size[1] + gap) * SCALE
-    return Picture(encode_png(sheet, PALETTE), sentence, (width, height))
+    return Picture(encode_png(sheet, colours), sentence, (width, height))
 
 
 def round_significant(value: Any, digits: int = 4) -> Any:

@@ -20,7 +20,7 @@ from dqlab.show.maps import layer_step_map
 from dqlab.show.panel import Canvas
 from dqlab.show.questions import Asked, asked
 from dqlab.show.roles import role, style
-from dqlab.show.tables import table
+from dqlab.show.tables import judged, table
 
 LOOKS = {
     "pure noise": "ablation_1", "first steps": "ablation_2", "clean images": "rtn",
@@ -245,6 +245,4 @@ def block_table(block: pd.DataFrame) -> Page:
 
 def claims_table(claims: Mapping[str, Claim]) -> Page:
     """Each claim beside our number, and what came of it."""
-    heads = ("claim", "the paper's figure (quoted)", "measured here", "counts from", "outcome")
-    words = "Claims of PTQ4DM and EDA-DM on this network."
-    return table(words, heads, [claim.row() for claim in claims.values()])
+    return judged("Claims of PTQ4DM and EDA-DM on this network.", claims)

@@ -19,7 +19,15 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from dqlab.errors import InvalidInputError
-from dqlab.show.bundle import SCALE, Picture, figure_png, is_quick, number, round_significant
+from dqlab.show.bundle import (
+    CHART_PALETTE,
+    SCALE,
+    Picture,
+    figure_png,
+    is_quick,
+    number,
+    round_significant,
+)
 from dqlab.show.roles import FONT, INK, MAX_WIDTH, PAPER, PLOTLY_LAYOUT, RULE, TITLE_FONT, Role
 
 PLATE = {"boxstyle": "round,pad=0.1,rounding_size=0.3", "facecolor": PAPER, "edgecolor": "none"}
@@ -62,6 +70,14 @@ class Panel:
             )  # fmt: skip
         if label:
             self.ends.append((label, look, float(x[-1]), float(y[-1])))
+
+    def dots(self, x: Sequence, y: Sequence, look: Role, label: str) -> None:
+        """Points without a line, in a role's look; `label` is told on hovering."""
+        self.axes.plot(x, y, linestyle="", marker=look.marker, color=look.colour, zorder=3)
+        self._note_trace(
+            "scatter", x=list(x), y=list(y), name=label, mode="markers",
+            marker={"symbol": look.symbol, "size": 7, "color": look.colour},
+        )  # fmt: skip
 
     def ribbon(self, x: Sequence, low: Sequence, high: Sequence, look: Role) -> None:
         """The area between `low` and `high`, faint, in a role's colour."""
@@ -301,7 +317,9 @@ class Canvas:
         self.figure.set_layout_engine("none")
         put_plates(self.figure)
         plotly = None if is_quick() else round_significant(self._plotly(title))
-        return Picture(figure_png(self.figure), sentence, self.size, plotly, facts or {})
+        return Picture(
+            figure_png(self.figure, CHART_PALETTE), sentence, self.size, plotly, facts or {}
+        )
 
     def _plotly(self, title: str) -> dict[str, Any]:
         head = {

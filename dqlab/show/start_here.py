@@ -13,7 +13,8 @@ from dqlab.methods.method import MOMENTS
 from dqlab.methods.papers import categories, papers
 from dqlab.metrics import median
 from dqlab.paths import ROOT
-from dqlab.phenomena import levels, schedule, verdicts
+from dqlab.phenomena import gallery as samples
+from dqlab.phenomena import levels, schedule, stored, verdicts
 from dqlab.ranges import min_max
 from dqlab.show import charts
 from dqlab.show.bundle import Page, Picture
@@ -257,6 +258,33 @@ def granularity_explorer(weight: Tensor, bits: int) -> Explorer:
         draw,
         presets={"per tensor": {}, "per channel": {"per_channel": True}},
     )
+
+
+def gallery(results: stored.Stored) -> Picture:
+    """A row of pictures per shipped model."""
+    rows = {
+        name: stored.to_pictures(results.tensors[name]) for name in results.frames["models"].model
+    }
+    looks = dict.fromkeys(rows, "full_precision")
+    words = f"What {len(rows)} models make of the data set, in full precision, first seeds."
+    heads = [f"{i + 1}" for i in range(samples.SHOWN)]
+    return charts.picture_rows(rows, heads, words, value_range=(0, 1), roles=looks)
+
+
+def gallery_table(results: stored.Stored) -> Page:
+    """What each shipped model is, stands for, and was measured to be worth."""
+    rows = [
+        (
+            row.model,
+            f"{row.pipeline}, {row.network}",
+            samples.STANDS_FOR[row.model],
+            f"{row.parameters / 1e6:.1f} M",
+            samples.quality(row.model),
+        )
+        for row in results.frames["models"].itertuples()
+    ]
+    heads = ("model", "pipeline, network", "stands for", "parameters", "measured")
+    return table("The shipped models.", heads, rows)
 
 
 def categories_table() -> Page:

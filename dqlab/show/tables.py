@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from dqlab.phenomena.ledger import Claim
 from dqlab.show.bundle import Page
 
 LINK = re.compile(r"^\[(.*)\]$")
@@ -24,6 +25,12 @@ def table(words: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Pa
     page = f"<table><caption>{html.escape(words)}</caption><tr>{top}</tr>{body}</table>"
     plain = [" | ".join(filter(None, row)) for row in rows]
     return Page(page, "\n".join([words, *plain]))
+
+
+def judged(words: str, claims: Mapping[str, Claim]) -> Page:
+    """Each claim beside our number, and what came of it."""
+    heads = ("claim", "the paper's figure (quoted)", "measured here", "counts from", "outcome")
+    return table(words, heads, [claim.row() for claim in claims.values()])
 
 
 def _cell(text: str) -> str:

@@ -123,7 +123,7 @@ explore.source_explorer(results)
 # Nothing is cut off the normal distribution: what falls outside gathers at both ends. Both sides
 # as numbers, with the published script's $\mu = \sigma = 0.4\,T$:
 
-# %%
+# %% tags=["method-ptq4dm"]
 shares = ptq4dm.time_shares(20)
 t = ptq4dm.time_steps(2_000, 20, generator=torch.Generator().manual_seed(0))
 for step, name in ((0, "the picture"), (10, "half-way"), (19, "pure noise")):
@@ -165,7 +165,7 @@ explore.path(results)
 # %% [markdown]
 # Both methods choose again, live. The counts must be the stored ones, sample for sample.
 
-# %%
+# %% tags=["method-ptq4dm", "method-eda-dm"]
 for slug in measured.METHODS:
     now = cal.counts_of(pipe, slug, measured.Plan().sampler, states, samples=160)
     was = cal.counts(frames["picks"], slug, 20)

@@ -13,13 +13,9 @@ from pathlib import Path
 import torch
 
 from dqlab import describe, seeds
-from dqlab.formats import Range
-from dqlab.layers import quantizers
 from dqlab.methods import load, quantize, recipe
 from dqlab.methods.corrected import prediction_correction
-from dqlab.methods.method import SetRanges, observe
 from dqlab.methods.recipe import Recipe
-from dqlab.methods.unet_dynamic.tdq import Grid, Samples, Tdq
 from dqlab.metrics import (
     bootstrap_gain_db,
     bootstrap_mean_sqnr_db,
@@ -32,52 +28,12 @@ from dqlab.metrics.results import Result, append
 from dqlab.models.families import Sampler, family_of
 from dqlab.trajectory import record
 
-CANDIDATES = torch.linspace(0.02, 1, 99)
-"""Step sizes tried, as shares of the one that clips nothing."""
-
-
-class OneStep:
-    """A phase: the static step size of least mean squared error, per site on a TDQ grid."""
-
-    name = "static step sizes"
-
-    def run(self, job) -> None:
-        """Do it."""
-        sites = {s: q for s, q in quantizers(job.denoiser).items() if isinstance(q.format, Grid)}
-        seen = {site: Samples(site, job) for site in sites}
-        observe(job, seen)
-        for site, quantizer in sites.items():
-            quantizer.set_range(best_step(seen[site].values().flatten(), quantizer.format))
-
-
-def best_step(x, grid) -> Range:
-    """The candidate with the least squared error on all values `x`."""
-    widest = grid.params(x.min(), x.max())
-    tried = [Range(widest.scale * share, widest.zero_point) for share in CANDIDATES]
-    return min(tried, key=lambda r: float((grid.fake_quant(x, r) - x).square().mean()))
-
-
-class StaticGrid(Tdq):
-    """TDQ without its idea: one step size for all timesteps."""
-
-    slug = "tdq-static"
-
-    def fit(self, job) -> list:
-        """Weights and softmax as usual, activations by search."""
-        return [SetRanges("weight"), SetRanges("activation"), OneStep()]
-
-
-def static_grid() -> Recipe:
-    """The recipe of `StaticGrid`."""
-    method = StaticGrid()
-    return Recipe((method,), {"place": method, "fit": method})
-
 
 def networks(eta: float, bits: tuple[int, int]) -> dict[str, tuple[Recipe, tuple[str, ...]]]:
     """Name -> (recipe, names of its baselines), in the order to measure."""
     found = {
         "rtn": (recipe("rtn"), ()),
-        "tdq-static": (static_grid(), ("rtn",)),
+        "tdq-static": (recipe("tdq", steps="static"), ("rtn",)),
         "tdq": (recipe("tdq"), ("rtn", "tdq-static")),
         "rtn | ptqd": (recipe("ptqd"), ("rtn",)),
     }

@@ -71,8 +71,9 @@ def mistaken(candidates, found, true: Tensor) -> float:
 class Bench:
     """One shipped model, its calibration set and held-out trajectories."""
 
-    def __init__(self, model: str, held_out: int):
+    def __init__(self, model: str, held_out: int, bits: list[tuple[int, ...]]):
         self.model, self.pipe, self.sampler = model, load(model), Sampler()
+        self.bits = bits
         self.family = family_of(self.pipe)
         self.calibration = record(self.pipe, seeds.CALIBRATION[:CALIBRATED])[0]
         self.held = seeds.HELD_OUT[:held_out]
@@ -211,7 +212,7 @@ class Bench:
 
     def ablation(self) -> Iterator[list[Result]]:
         """Six arms, all other weights rounded to nearest."""
-        for bits in ((4, 8), (4, 4)):
+        for bits in self.bits:
             arms = {
                 f"tfmq-dm {temporal}, scope {scope}": recipe(
                     "tfmq-dm", temporal=temporal, scope=scope, reconstruct=False
@@ -319,7 +320,7 @@ class Bench:
         }
         if self.family.video:
             arms["qvd, ranges by frame"] = recipe("qvd", frame_wise=True)
-        for bits in ((8, 8), (6, 6), (4, 6)):
+        for bits in self.bits:
             yield from self.compare(arms, bits)
 
 
@@ -331,11 +332,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="latent-unet")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument(
+        "--bits", nargs="+", default=["4:8", "4:4", "6:6"], help="of whole networks"
+    )
     parser.add_argument("--held-out", type=int, default=HELD)
     parser.add_argument("--out", type=Path, help="append JSON lines to this file")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    bench = Bench(given.model, given.held_out)
+    pairs = [tuple(int(b) for b in pair.split(":")) for pair in given.bits]
+    bench = Bench(given.model, given.held_out, pairs)
     for part in given.parts:
         for rows in getattr(bench, part)():
             if given.out:  # at once, so that what is measured survives an interrupt

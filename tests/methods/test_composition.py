@@ -6,9 +6,9 @@ from tiny_diffusion import images, new_pipeline, sampler
 import dqlab
 from dqlab import recipe
 from dqlab.errors import InvalidInputError, UnknownNameError
+from dqlab.methods import step_networks
 from dqlab.methods.method import MOMENTS
 from dqlab.methods.registry import all_methods, describe
-from dqlab.methods.unet_dynamic import tdq
 
 ACTS = {slug: cls().acts() for slug, cls in all_methods().items()}
 PAIRS = list(combinations(ACTS, 2))
@@ -16,32 +16,23 @@ PAIRS = list(combinations(ACTS, 2))
 ADDS = {slug: cls.adds for slug, cls in all_methods().items()}
 CORRECTIONS = ("ptqd", "d2-dpm", "tac-diffusion", "qncd")
 
-# What is known to combine, and where those that do not meet.
+PLAIN = ("rtn", "ptq4dm", "eda-dm", "q-diffusion", "tdq", "tfmq-dm", "qvd")
+BASES = (*PLAIN, "softmax-bias-correction")
+
+# Every correction on every method that quantizes, and every two corrections: where they meet.
 TABLE = {
-    ("rtn", "ptqd"): (),
-    ("rtn", "tdq"): (),
-    ("ptqd", "tdq"): (),
-    ("d2-dpm", "q-diffusion"): (),
-    ("d2-dpm", "eda-dm"): (),
-    ("tac-diffusion", "tdq"): (),
-    ("qncd", "tdq"): (),
-    ("qncd", "q-diffusion"): ("reshape",),
-    ("softmax-bias-correction", "tdq"): (),
-    ("softmax-bias-correction", "q-diffusion"): (),
-    ("softmax-bias-correction", "qncd"): (),
-    ("softmax-bias-correction", "ptqd"): (),
+    **{(base, correction): () for base in BASES for correction in CORRECTIONS},
+    **{(base, "qncd"): ("reshape",) for base in ("q-diffusion", "eda-dm", "qvd")},
+    **{(base, "softmax-bias-correction"): () for base in PLAIN},
     ("tfmq-dm", "q-diffusion"): ("place",),
     ("tfmq-dm", "eda-dm"): ("place",),
     ("tfmq-dm", "tdq"): ("place",),
-    ("tfmq-dm", "qncd"): (),
-    ("tfmq-dm", "ptqd"): (),
-    ("tfmq-dm", "softmax-bias-correction"): (),
     ("qvd", "tfmq-dm"): ("place",),
     ("qvd", "tdq"): ("place",),
     ("qvd", "q-diffusion"): ("reshape", "place"),
-    ("qvd", "qncd"): ("reshape",),
-    ("qvd", "d2-dpm"): (),
     **{pair: ("correct",) for pair in combinations(CORRECTIONS, 2)},
+    ("q-diffusion", "ptq4dm"): ("calibrate", "place"),
+    ("ptq4dm", "tdq"): ("place",),
 }
 
 
@@ -70,6 +61,18 @@ def test_every_pair_composes_or_says_why_not(pair) -> None:
 @pytest.mark.parametrize("pair", TABLE, ids="|".join)
 def test_the_known_pairs(pair) -> None:
     assert clashes(*pair) == TABLE[pair] == clashes(*reversed(pair))
+
+
+@pytest.mark.parametrize("pair", [pair for pair in TABLE if TABLE[pair]], ids="|".join)
+def test_a_clash_says_who_meets_where_and_what_to_drop(pair) -> None:
+    first, second = pair
+    moment = TABLE[pair][0]
+    with pytest.raises(InvalidInputError) as caught:
+        recipe(first) | recipe(second)
+    assert str(caught.value) == (
+        f"{first} and {second} both act at the moment {moment!r}. Drop it from one: "
+        f"recipe({first!r}).without({moment!r}) | recipe({second!r})."
+    )
 
 
 def test_moments_are_what_the_papers_are_about() -> None:
@@ -157,7 +160,7 @@ def test_a_method_clashes_with_itself(slug) -> None:
 
 def test_composed_is_what_both_do(monkeypatch) -> None:
     """TDQ's network with PTQD behind it: its network alone is that of TDQ."""
-    monkeypatch.setattr(tdq, "VALUES", 128)
+    monkeypatch.setattr(step_networks, "VALUES", 128)
     quick, pipe = recipe("tdq", warm=3, updates=3), new_pipeline()
     both = dqlab.quantize(pipe, quick | recipe("ptqd", samples=2), 4, 4, sampler=sampler())
     alone = dqlab.quantize(pipe, quick, 4, 4, sampler=sampler())

@@ -12,10 +12,12 @@ from dqlab.errors import InvalidInputError
 from dqlab.fit import unit_errors, units_of
 from dqlab.fit.profiles import ROUNDING
 from dqlab.fit.profiles import STEPS as STEP_SETTINGS
+from dqlab.formats import Affine
 from dqlab.layers import SplitQuantizer, explore, quantizers
 from dqlab.methods import describe, load, quantize, recipe
 from dqlab.methods.method import SetRanges
 from dqlab.methods.reconstruction import Reconstruct
+from dqlab.models.families import LATENT_UNET
 from dqlab.trajectory import record
 
 
@@ -97,6 +99,43 @@ def test_activation_ranges_cover_all_of_up_to_64_rows() -> None:
     site = quantizers(pipe.unet)["conv_in.input"]
     assert len(states) == 48
     torch.testing.assert_close(site.scale, (high - low) / 255)
+
+
+def test_moving_ranges_see_the_whole_set() -> None:
+    """Batches of 16 in random order: 0.95 of the past, 0.05 of the new batch's min-max."""
+    chosen = recipe(
+        "q-diffusion", samples=16, steps=3, search=False, reconstruct=False, running=True
+    )
+    states, _ = record(pipeline(), seeds.CALIBRATION[:16], SAMPLER)
+    pipe = quantize(pipeline(), chosen, 8, 8, sampler=SAMPLER)
+    rows = torch.randperm(48, generator=torch.Generator().manual_seed(0)).split(16)
+    low, high = states.x[rows[0]].aminmax()
+    for batch in rows[1:]:
+        new = states.x[batch].aminmax()
+        low, high = 0.95 * low + 0.05 * new.min, 0.95 * high + 0.05 * new.max
+    site = quantizers(pipe.unet)["conv_in.input"]
+    torch.testing.assert_close(site.scale, (high - low) / 255)
+
+
+def test_the_papers_policy_spares_no_layer() -> None:
+    chosen = recipe("q-diffusion", samples=2, reconstruct=False)
+    found = quantizers(quantize(pipeline(), chosen, 4, 6, sampler=SAMPLER, policy="paper").unet)
+    assert found["conv_in.weight"].format.bits == found["conv_out.weight"].format.bits == 4
+    bits = {operand: found[f"mid_block.attentions.0.{operand}"].format.bits for operand in "qkvp"}
+    assert bits == {"q": 6, "k": 6, "v": 6, "p": 8}
+
+
+def test_text_models_keep_sixteen_softmax_bits_in_the_papers_policy() -> None:
+    policy = recipe("q-diffusion").paper_policy(LATENT_UNET)
+    assert policy.format("mid_block.attentions.0.p", 4, 8) == Affine(16, "always_zero")
+    assert policy.format("mid_block.attentions.0.q", 4, 8) == Affine(8)
+
+
+def test_the_papers_policy_belongs_to_the_method_that_places() -> None:
+    both = recipe("q-diffusion") | recipe("softmax-bias-correction")
+    assert both.paper_policy(LATENT_UNET).name == "q-diffusion"
+    with pytest.raises(InvalidInputError, match="states no sites and bits of its own"):
+        recipe("q-diffusion").without("place").paper_policy(LATENT_UNET)
 
 
 @pytest.mark.parametrize(

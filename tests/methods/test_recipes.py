@@ -76,7 +76,7 @@ def plugins(monkeypatch):
 
 def test_moments_are_what_a_class_overrides() -> None:
     assert Method.moments() == ()
-    assert registry.find("rtn").moments() == ()
+    assert registry.find("rtn")().acts() == ()
     assert Halving.moments() == ("place",)
     assert Reversed.moments() == ("calibrate", "fit")
 
@@ -289,7 +289,7 @@ def test_unknown_options_are_refused(plugins) -> None:
     plugins("halving")
     with pytest.raises(InvalidInputError, match=r"halving cannot take.*'fcator'.*own are factor"):
         dqlab.recipe("halving", fcator=0.3)
-    with pytest.raises(InvalidInputError, match=r"rtn cannot take.*own are none"):
+    with pytest.raises(InvalidInputError, match=r"rtn cannot take.*own are dynamic"):
         dqlab.recipe("rtn", factor=1)
 
 

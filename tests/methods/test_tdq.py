@@ -11,9 +11,9 @@ from dqlab import recipe
 from dqlab.errors import InvalidInputError
 from dqlab.formats import Affine, Format, Range
 from dqlab.layers import Quantizer, StepContext, quantizers
-from dqlab.methods.step_networks import StepNetworks, fit_networks
-from dqlab.methods.unet_dynamic import tdq
-from dqlab.methods.unet_dynamic.tdq import Grid, Samples
+from dqlab.methods import step_networks
+from dqlab.methods.step_networks import Samples, StepNetworks, fit_networks
+from dqlab.methods.unet_dynamic.tdq import Grid
 from dqlab.reference import tdq as paper
 from dqlab.trajectory import record
 
@@ -26,7 +26,7 @@ GRIDS = [Grid(4), Grid(8), Grid(4, silu=True)]
 def _few_values():
     """The tiny models' tests are about mechanism, not about how well tails are sampled."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tdq, "VALUES", 256)
+        patch.setattr(step_networks, "VALUES", 256)
         yield
 
 
@@ -240,7 +240,7 @@ def test_samples_cover_every_step_and_every_batch() -> None:
     assert values[1].unique().tolist() == [2.0]
     assert values[0].unique().tolist() == [0.0, 1.0, 3.0]
     assert (values[0] == 3).float().mean() == pytest.approx(1 / 3, abs=0.1)
-    assert values.shape == (2, tdq.VALUES)
+    assert values.shape == (2, step_networks.VALUES)
 
 
 def test_missing_steps_and_bad_values_are_refused() -> None:
@@ -267,12 +267,12 @@ def test_its_fit_alone_has_nothing_to_fit() -> None:
 def test_the_encoding_is_as_wide_as_the_networks_own() -> None:
     from diffusers import DiTTransformer2DModel
 
-    assert tdq.encoding_width(new_pipeline().unet) == 8
+    assert step_networks.encoding_width(new_pipeline().unet) == 8
     dit = DiTTransformer2DModel(
         2, 8, in_channels=4, num_layers=1, sample_size=4, patch_size=1, num_embeds_ada_norm=10
     )
-    assert tdq.encoding_width(dit) == 256
-    assert tdq.encoding_width(torch.nn.Linear(2, 2)) == 128
+    assert step_networks.encoding_width(dit) == 256
+    assert step_networks.encoding_width(torch.nn.Linear(2, 2)) == 128
 
 
 def test_options_are_checked() -> None:

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import tiny_pipelines
 import torch
 from tiny_models import SAMPLER, fill_shipped, new_unet, pipeline, quantized, seeded
 
@@ -207,6 +208,16 @@ def test_a_pipeline_with_its_weights_at_the_top_opens(tmp_path) -> None:
     pipe = dqlab.load(tmp_path)
     assert family_of(pipe) is DDPM_UNET
     assert torch.equal(pipe.unet.conv_in.weight, new_unet().conv_in.weight)
+
+
+def test_class_names_are_kept_when_a_pipeline_is_saved_again(tmp_path) -> None:
+    pipe, names = tiny_pipelines.dit(), {"0": "sneaker", "1": "bag, purse"}
+    pipe.register_to_config(id2label=names)
+    pipe.save_pretrained(tmp_path / "once")
+    dqlab.load(tmp_path / "once").save_pretrained(tmp_path / "twice")
+    again = dqlab.load(tmp_path / "twice")
+    assert again.get_label_ids(["purse"]) == [1]
+    assert again.config.id2label == names
 
 
 @pytest.mark.parametrize("option", ["trust_remote_code", "use_safetensors", "custom_pipeline"])

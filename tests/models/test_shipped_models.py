@@ -6,11 +6,14 @@ import torch
 import dqlab
 from dqlab import seeds
 from dqlab.metrics import prompt_fidelity
+from dqlab.metrics.restoration import psnr, restore
+from dqlab.metrics.video import frame_consistency
 from dqlab.models.captions import attributes_of
 from dqlab.models.classifier import load_classifier
 from dqlab.models.families import Sampler, family_of
 from dqlab.models.fashion import load_held_out
-from dqlab.models.tint import dress
+from dqlab.models.tint import dress, held_out_pictures
+from dqlab.models.upscaling import enlarge, shrink
 from dqlab.paths import models_dir
 from dqlab.trajectory import record
 
@@ -46,12 +49,39 @@ def test_quantized_pixel_unet(pipe) -> None:
     assert found.cost.bytes < found.cost.full_bytes / 3
 
 
-def test_latent_unet_paints_what_it_is_told() -> None:
+@pytest.mark.parametrize("name", ["latent-unet", "latent-dit", "text-dit"])
+def test_a_model_paints_what_it_is_told(name) -> None:
     """Colours and backgrounds of eight captions; by chance one picture in 32 has both right."""
-    pipe, wanted = dqlab.load("latent-unet"), list(seeds.GALLERY[:8])
+    pipe, wanted = dqlab.load(name), list(seeds.GALLERY[:8])
     images = family_of(pipe).run(pipe, Sampler(10), wanted)
     found = prompt_fidelity(images, attributes_of(wanted))
     assert min(found["colour"], found["background"]) >= 0.75
+
+
+@pytest.mark.parametrize("name", ["video-unet", "video-dit"])
+def test_a_clip_keeps_its_colours_and_moves(name) -> None:
+    """By chance a frame in four has its clip's background, one in eight its colour."""
+    pipe, wanted = dqlab.load(name), list(seeds.GALLERY[:2])
+    clips = family_of(pipe).run(pipe, Sampler(10), wanted)
+    same = frame_consistency(clips, load_classifier())
+    assert min(same["colour"].mean, same["background"].mean) >= 0.75
+    assert (clips[:, 1:] - clips[:, :-1]).abs().mean() > 0.001
+
+
+def test_sr_unet_is_nearer_to_the_truth_than_bicubic() -> None:
+    """Its card measures 1,000 pictures; here 16, in the aspect it must win by."""
+    sharp = held_out_pictures()[0][:16]
+    low = shrink(sharp, 16)
+    restored = restore(dqlab.load("sr-unet"), low, range(16))
+    assert psnr(restored, sharp).mean() > psnr(enlarge(low, 32), sharp).mean()
+
+
+@torch.no_grad()
+def test_the_bits_of_binary_latent_keep_the_picture() -> None:
+    """20 dB is what the model was to reach; a picture's mean colour alone gives about 12."""
+    pictures = held_out_pictures()[0][:16]
+    network = dqlab.load("binary-latent").autoencoder
+    assert psnr(network.decode(network.encode(pictures)).clamp(-1, 1), pictures).mean() >= 20
 
 
 def test_shipped_files_name_no_place_on_any_machine() -> None:

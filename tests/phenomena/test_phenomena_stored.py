@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from dqlab.errors import CheckpointError, InvalidInputError, UnknownNameError
+from dqlab.errors import CheckpointError, MismatchError, UnknownNameError
 from dqlab.methods.method import MOMENTS
 from dqlab.methods.papers import categories, papers
 from dqlab.phenomena import start_here, stored
@@ -49,9 +49,9 @@ def test_a_live_number_may_differ_by_its_tolerance() -> None:
     assert words == "SQNR: 14.8 dB, computed again just now, within 0.1 dB."
     assert "0.0123, computed" in stored.redo("MSE", 0.01234, 0.0124, tolerance=0.05)
     for live in (15.0, float("nan")):
-        with pytest.raises(InvalidInputError, match="regenerate"):
+        with pytest.raises(MismatchError, match="regenerate"):
             stored.redo("SQNR", 14.8, live, tolerance=0.1, unit="dB")
-    with pytest.raises(InvalidInputError, match="MSE: stored"):
+    with pytest.raises(MismatchError, match="MSE: stored"):
         stored.redo("MSE", 0.01, 0.012, tolerance=0.1)
 
 

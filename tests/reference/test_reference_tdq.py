@@ -53,6 +53,14 @@ def test_step_gradient_is_lsqs(x, slope) -> None:
     assert float(tdq.step_gradient(torch.tensor(x), one, 7)) == pytest.approx(slope, abs=1e-6)
 
 
+def test_the_correlation_is_pearsons_and_0_where_nothing_moves() -> None:
+    t = torch.linspace(999, 49, 20)
+    assert tdq.time_correlation(t, 3 + 2 * t) == (pytest.approx(1), True)
+    assert tdq.time_correlation(t, 5000 - 2 * t) == (pytest.approx(-1), True)
+    assert tdq.time_correlation(t, torch.full((20,), 0.3)) == (0.0, False)
+    assert tdq.time_correlation(t, torch.zeros(20)) == (0.0, False)
+
+
 def test_the_error_is_relative_to_each_steps_power() -> None:
     x = torch.tensor([[1.0, -1.0], [10.0, -10.0], [0.0, 0.0]])
     found = tdq.normalized_error(x, torch.tensor([[0.5, -0.5], [5.0, -5.0], [0.0, 0.0]]))

@@ -25,8 +25,9 @@ def picture():
 
 
 def test_a_question_reads_without_a_kernel_and_does_not_spoil(question):
-    data, _ = question._repr_mimebundle_()
-    assert set(data) == {WIDGET, "text/html", "text/plain"}
+    data, metadata = question._repr_mimebundle_()
+    assert set(data) == {WIDGET, "text/html", "text/plain", "image/png"}
+    assert metadata["image/png"]["alt"] == data["text/plain"]
     assert "A: below 1 dB" in data["text/plain"]
     assert WHY["A"] not in data["text/plain"]
     folded = data["text/html"].split("<details>")[1]

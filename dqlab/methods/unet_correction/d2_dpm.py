@@ -35,7 +35,12 @@ from dqlab.errors import InvalidInputError
 from dqlab.methods.correction import Correction, Step
 from dqlab.methods.job import Job
 from dqlab.methods.method import Method, Paper
-from dqlab.methods.predictions import check_predicts_noise, check_samples, paired_predictions
+from dqlab.methods.predictions import (
+    Pairs,
+    check_predicts_noise,
+    check_samples,
+    paired_predictions,
+)
 from dqlab.models.families import Family
 from dqlab.reference import d2_dpm as paper
 from dqlab.reference.d2_dpm import Joint
@@ -155,8 +160,18 @@ class D2Dpm(Method):
     def correct(self, job: Job) -> Correction:
         """Both networks on the same full-precision trajectories, a joint law at every step."""
         check_predicts_noise(job, self.slug)
-        seen: list[list[tuple[Tensor, Tensor]]] = [[] for _ in job.context.schedule]
-        for index, eps, eps_q in paired_predictions(job, self.samples):
+        return self.fitted(paired_predictions(job, self.samples), len(job.context.schedule))
+
+    def fitted(self, pairs: Pairs, steps: int) -> Correction:
+        """The correction that belongs to predictions of both networks on `steps` steps.
+
+        Args:
+            pairs: (step, eps, eps_q) as `paired_predictions` yields them.
+            steps: of the sampler.
+
+        """
+        seen: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(steps)]
+        for index, eps, eps_q in pairs:
             seen[index].append((eps_q, eps_q - eps))
         laws = [
             self._law(index, *map(torch.cat, zip(*s, strict=True))) for index, s in enumerate(seen)

@@ -38,7 +38,12 @@ from dqlab.formats import Format
 from dqlab.methods.correction import Correction, Step
 from dqlab.methods.job import Job
 from dqlab.methods.method import Method, Paper
-from dqlab.methods.predictions import check_predicts_noise, check_samples, paired_predictions
+from dqlab.methods.predictions import (
+    Pairs,
+    check_predicts_noise,
+    check_samples,
+    paired_predictions,
+)
 from dqlab.methods.step_bits import choose_step_bits
 from dqlab.models.families import Family
 from dqlab.reference import ptqd as paper
@@ -173,8 +178,18 @@ class Ptqd(Method):
     def correct(self, job: Job) -> Correction:
         """Both networks on the same full-precision trajectories, statistics at every step."""
         check_predicts_noise(job, self.slug)
-        sums = [Sums() for _ in job.context.schedule]
-        for index, eps, eps_q in paired_predictions(job, self.samples):
+        return self.fitted(paired_predictions(job, self.samples), len(job.context.schedule))
+
+    def fitted(self, pairs: Pairs, steps: int) -> Correction:
+        """The correction that belongs to predictions of both networks on `steps` steps.
+
+        Args:
+            pairs: (step, eps, eps_q) as `paired_predictions` yields them.
+            steps: of the sampler.
+
+        """
+        sums = [Sums() for _ in range(steps)]
+        for index, eps, eps_q in pairs:
             sums[index].add(eps, eps_q - eps)
         return self._tables(sums)
 

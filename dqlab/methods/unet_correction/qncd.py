@@ -162,6 +162,14 @@ class Qncd(Method):
     def correct(self, job: Job) -> Correction:
         """Nothing is fitted: the estimate is made while sampling."""
         check_predicts_noise(job, self.slug)
+        scheduler = job.original.scheduler
+        if float(getattr(scheduler, "init_noise_sigma", 1)) != 1:
+            raise NotApplicableError(
+                f"{type(scheduler).__name__} keeps its samples at another scale than the "
+                "network's input, so qncd cannot noise one again. Use a scheduler that starts "
+                "from unit noise, such as DDIM or DPMSolverMultistep, or "
+                "recipe('qncd').without('correct')."
+            )
         made = RunningBias(
             {},
             steps=len(job.context.schedule),

@@ -19,17 +19,17 @@ they are, every network minimises, over the steps of full-precision trajectories
 with LSQ's gradient to s, after a warm start at each step's best static s. Weights are rounded as
 usual. The softmax output keeps one static range: it is bounded and the paper leaves it alone.
 
-Not included: the paper's main form, quantization-aware training of weights, weight step sizes and
-these networks together on the diffusion loss; it needs the training data. Its trainable part is
-`dqlab.methods.step_networks` (with `dropout=0.2`), which gradients reach through
-`Grid.fake_quant`.
+The training form, the paper's main one, is `form="training"`: weights, their step sizes and the
+networks learn together on the diffusion loss (`dqlab.methods.step_training`). It needs clean
+samples: those a shipped model was trained on, or `quantize(..., data=)`. Weights have a step per
+output channel, as everywhere in this project; the paper has one per tensor.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from dqlab.errors import InvalidInputError
@@ -38,15 +38,16 @@ from dqlab.formats.base import SMALLEST_SCALE
 from dqlab.layers import quantizers
 from dqlab.methods.job import Job
 from dqlab.methods.method import Method, Paper, Phase, observe
-from dqlab.methods.step_networks import fit_networks
-from dqlab.ranges.rows import check_finite
+from dqlab.methods.step_networks import Samples, best_steps, encoding_width, fit_networks
+from dqlab.methods.step_training import PROFILES, TrainSteps
 from dqlab.reference import tdq as paper
 from dqlab.trajectory import tapped
 
-VALUES = 8192
-"""Kept per site and step: an 8-bit grid needs the tails, which 2,048 values hardly have."""
 UPDATES = {"teach": (200, 300), "paper": (500, 1000)}
 """Warm start, fit."""
+STEPS = {"post-training": ("network", "table", "static", "min-max"),
+         "training": ("network", "static")}  # fmt: skip
+"""What may give an activation its step size, by form."""
 
 
 @dataclass(frozen=True)
@@ -103,71 +104,48 @@ class Grid(Format):
         return self.decode(q, Range(r.scale.unsqueeze(-1), r.zero_point.unsqueeze(-1)))
 
 
-class Samples:
-    """An observer that keeps `VALUES` random values of one site at every step."""
-
-    def __init__(self, site: str, job: Job):
-        self.site, self.context = site, job.context
-        steps = (job.calibration.t[:, None] == job.context.schedule).int().argmax(1)
-        self.rows = steps.bincount(minlength=len(job.context.schedule)).tolist()
-        self.generator = torch.Generator().manual_seed(job.seed)
-        self.kept: list[list[Tensor]] = [[] for _ in self.rows]
-
-    def update(self, x: Tensor) -> None:
-        """See one batch."""
-        check_finite(x, self.site)
-        steps = self.context.steps_of(len(x), self.site)
-        for step in steps.unique().tolist():
-            mine = x[steps == step].flatten()
-            share = VALUES * int((self.context.step == step).sum()) / self.rows[step]
-            chosen = torch.randint(len(mine), (max(1, round(share)),), generator=self.generator)
-            self.kept[step].append(mine[chosen.to(mine.device)].float().cpu())
-
-    def values(self) -> Tensor:
-        """`[T, VALUES]`."""
-        if missing := [step for step, kept in enumerate(self.kept) if not kept]:
-            raise InvalidInputError(
-                f"{self.site}: no calibration data at sampling steps {missing}, so their step "
-                "sizes are unknown. Calibrate on whole trajectories of the same sampler."
-            )
-        return torch.stack([_exactly(torch.cat(kept), VALUES) for kept in self.kept])
-
-
-def _exactly(x: Tensor, count: int) -> Tensor:
-    return x[torch.arange(count) % len(x)]
-
-
 @dataclass(frozen=True)
-class GenerateSteps:
-    """The fit: train the networks of all sites on a TDQ grid, then keep their table."""
+class PlaceSteps:
+    """The post-training fit of all sites on a TDQ grid: one step size each, a table, a network's.
 
+    `steps` is "static", "table" or "network"; `updates` are the network's.
+    """
+
+    steps: str
     updates: tuple[int, int]
-    name: str = "time-dependent step sizes"
+    name: str = "step sizes"
 
     def run(self, job: Job) -> None:
         """Do it."""
-        sites = {s: q for s, q in quantizers(job.denoiser).items() if isinstance(q.format, Grid)}
-        if not sites:
-            raise InvalidInputError(
-                "tdq's fit found no site with one of its own grids; use it with its own 'place'."
-            )
+        sites, found = sites_on_grids(job), quantizers(job.denoiser)
         seen = {site: Samples(site, job) for site in sites}
         observe(job, seen)
         values = torch.stack([one.values() for one in seen.values()])
-        grids, t = [q.format for q in sites.values()], job.context.schedule
-        d = encoding_width(job.denoiser)
-        networks = fit_networks(values, grids, t, d, self.updates, job.seed)
-        table = networks(t).detach().to(job.calibration.x)
-        for quantizer, s in zip(sites.values(), table, strict=True):
-            quantizer.set_range(Range(s, torch.zeros_like(s)), per_step=True)
+        grids = [found[site].format for site in sites]
+        if self.steps == "static":
+            s = best_steps(values.flatten(1)[:, None], grids)[:, 0]
+        elif self.steps == "table":
+            s = best_steps(values, grids)
+        else:
+            t, d = job.context.schedule, encoding_width(job.denoiser)
+            s = fit_networks(values, grids, t, d, self.updates, job.seed)(t).detach()
+        for site, own in zip(sites, s.to(job.calibration.x), strict=True):
+            found[site].set_range(Range(own, torch.zeros_like(own)), self.steps != "static")
 
 
-def encoding_width(denoiser: nn.Module) -> int:
-    """Width of the network's own timestep encoding; the paper's 128 for one that shows none."""
-    from diffusers.models.embeddings import Timesteps
+def sites_on_grids(job: Job) -> list[str]:
+    """Activation sites that follow the timestep.
 
-    found = (m.num_channels for m in denoiser.modules() if isinstance(m, Timesteps))
-    return next(found, 128)
+    Raises:
+        InvalidInputError: if there is none.
+
+    """
+    sites = [s for s, q in quantizers(job.denoiser).items() if isinstance(q.format, Grid)]
+    if not sites:
+        raise InvalidInputError(
+            "tdq's fit found no site with one of its own grids; use it with its own 'place'."
+        )
+    return sites
 
 
 class _SiluOutputs(TorchFunctionMode):
@@ -198,11 +176,16 @@ def behind_silu(job: Job) -> set[str]:
 
 
 class Tdq(Method):
-    """Post-training TDQ: step sizes of activations that follow the timestep, as a table.
+    """Step sizes of activations that follow the timestep, as a table.
 
     Args:
-        warm, updates: optimiser steps of the warm start and of the fit; by default the profile's
-            (200 and 300, or 500 and 1000).
+        form: "post-training", or "training" on the diffusion loss.
+        steps: what gives an activation its step size: the "network"; for comparison, on the same
+            grids, a "table" of every step's own best, one best "static" step (in training: LSQ's
+            learned one), or static "min-max".
+        warm, updates: optimiser steps of the warm start (post-training alone) and of the fit; by
+            default the profile's (200 and 300, or 500 and 1000; training: 300 or 200,000).
+        batch: rows of a training batch; by default 16, or 128 in the paper's profile.
 
     """
 
@@ -212,11 +195,25 @@ class Tdq(Method):
     )
     category = "1.3"
 
-    def __init__(self, warm: int | None = None, updates: int | None = None):
-        for name, value in (("warm", warm), ("updates", updates)):
+    def __init__(
+        self,
+        form: str = "post-training",
+        steps: str = "network",
+        warm: int | None = None,
+        updates: int | None = None,
+        batch: int | None = None,
+    ):
+        if form not in STEPS:
+            raise InvalidInputError(f"form={form!r}; choose one of {', '.join(STEPS)}.")
+        if steps not in STEPS[form]:
+            raise InvalidInputError(
+                f"steps={steps!r}; form={form!r} knows {', '.join(STEPS[form])}."
+            )
+        for name, value in (("warm", warm), ("updates", updates), ("batch", batch)):
             if value is not None and value < 1:
-                raise InvalidInputError(f"{name}={value}; choose at least 1 optimiser step.")
-        self.warm, self.updates = warm, updates
+                raise InvalidInputError(f"{name}={value}; choose at least 1.")
+        self.form, self.steps, self.learns_from_data = form, steps, form == "training"
+        self.warm, self.updates, self.batch = warm, updates, batch
 
     def formats(self, job: Job) -> dict[str, Format | None]:
         """The policy's bits on TDQ's grids, for every activation but the softmax output."""
@@ -233,10 +230,18 @@ class Tdq(Method):
         return chosen
 
     def fit(self, job: Job) -> list[Phase]:
-        """Weights as usual; activations first static, then by the timestep."""
+        """Weights as usual and activations static; then by the timestep, or all in training."""
+        phases: list[Phase] = super().fit(job)
+        if self.form == "training":
+            how = PROFILES[job.profile]
+            how = replace(how, updates=self.updates or how.updates, batch=self.batch or how.batch)
+            sites, d = sites_on_grids(job), encoding_width(job.denoiser)
+            start = PlaceSteps("static", (1, 1))
+            return [*phases, start, TrainSteps(sites, how, d, self.steps == "network")]
+        if self.steps == "min-max":
+            return phases
         warm, updates = UPDATES[job.profile]
-        chosen = GenerateSteps((self.warm or warm, self.updates or updates))
-        return [*super().fit(job), chosen]
+        return [*phases, PlaceSteps(self.steps, (self.warm or warm, self.updates or updates))]
 
 
 METHOD = Tdq

@@ -8,6 +8,9 @@ matching input channels, before they are joined (section 4.2):
 
     Q_X(X) Q_W(W) = Q_X1(X1) Q_W1(W1) + Q_X2(X2) Q_W2(W2)
 
+With guidance the set holds every state for both branches. In Stable Diffusion the released code
+keeps softmax outputs at 16 bits: policy="paper".
+
 Then weights are rounded block by block (AdaRound in BRECQ), activation ranges are set on the
 rounded network, and activation step sizes are learned against the same block outputs (LSQ).
 """
@@ -21,18 +24,33 @@ from dqlab import seeds
 from dqlab.errors import InvalidInputError
 from dqlab.fit.profiles import ROUNDING, STEPS
 from dqlab.formats import Format
+from dqlab.layers import Policy, Rule
 from dqlab.methods.job import Job
 from dqlab.methods.method import Method, Paper, Phase, SetRanges, set_ranges
 from dqlab.methods.reconstruction import Reconstruct
 from dqlab.methods.splitting import split_shortcuts
-from dqlab.ranges import First, min_max, shrink_search
+from dqlab.models.families import Family
+from dqlab.ranges import First, Running, min_max, shrink_search
 from dqlab.reference.q_diffusion import calibration_steps
 from dqlab.trajectory import States, record
 
 CALIBRATION = {"teach": (10, 16), "paper": (20, 256)}
 """Steps m and samples per step n."""
 RANGE_ROWS = 64
-"""Calibration rows that activation ranges are first set on, in one forward."""
+"""Calibration rows that activation ranges are set on, in one forward."""
+RUNNING_ROWS = 16
+"""Rows of a batch where ranges move on over the whole set."""
+TEXT_SOFTMAX = 16
+
+
+def paper_policy(softmax: int) -> Policy:
+    """Sites and bits of the released code, which spares no layer, with so many softmax bits."""
+    rules = (
+        Rule("*.p", softmax, "softmax output, zero point 0"),
+        Rule("*.weight*", "weights", "first and last layer too"),
+        Rule("*", "activations", "inputs of layers; q, k and v of attention"),
+    )
+    return Policy("q-diffusion", rules)
 
 
 class QDiffusion(Method):
@@ -42,6 +60,8 @@ class QDiffusion(Method):
         split: quantize the parts of a concatenation on their own.
         search: look for ranges by least L_2.4 error; min-max otherwise.
         reconstruct: learn rounding and step sizes; round to nearest otherwise.
+        running: activation ranges go on from the first 16 rows as a moving average over the whole
+            set, as the released code has it for Stable Diffusion; else 64 rows set them.
         steps, samples: m sampler steps and n samples of each to calibrate on; None for the
             profile's (never more steps than the sampler has).
 
@@ -58,9 +78,15 @@ class QDiffusion(Method):
         reconstruct: bool = True,
         steps: int | None = None,
         samples: int | None = None,
+        running: bool = False,
     ):
         self.split, self.search, self.reconstruct = split, search, reconstruct
+        self.running = running
         self.steps, self.samples = steps, samples
+
+    def policy(self, family: Family) -> Policy:
+        """The released code's: 16 softmax bits in text-to-image models, 8 in others."""
+        return paper_policy(TEXT_SOFTMAX if "cond" in family.branches else 8)
 
     def calibrate(self, job: Job) -> States:
         """The first n samples of every floor(S / m)-th of S sampler steps, all branches."""
@@ -78,16 +104,18 @@ class QDiffusion(Method):
             split_shortcuts(job)
 
     def ranges(self, job: Job, sites: Sequence[str]) -> None:
-        """Weights per output channel; activations on 64 random rows, weights quantized."""
+        """Weights per output channel; activations on random rows, weights quantized."""
         generator = torch.Generator().manual_seed(job.seed)
-        rows = torch.randperm(len(job.calibration), generator=generator)[:RANGE_ROWS]
+        rows = torch.randperm(len(job.calibration), generator=generator)
+        batch, kind = (RUNNING_ROWS, Running) if self.running else (RANGE_ROWS, First)
+        rows = rows if self.running else rows[:batch]
         rule, of_weight = ("shrink", shrink_search) if self.search else ("min_max", min_max)
 
         def observer(site: str, fmt: Format) -> First:
-            return First(rule, fmt, name=site)
+            return kind(rule, fmt, name=site)
 
         states = job.calibration[rows]
-        set_ranges(job, sites, partial(of_weight, axis=0), observer, states, len(states))
+        set_ranges(job, sites, partial(of_weight, axis=0), observer, states, batch)
 
     def fit(self, job: Job) -> list[Phase]:
         """Rounding on the weight-quantized network, then activation ranges, then their steps."""

@@ -13,8 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.engine import Budget, Progress, Stage, cosine
+from dqlab.errors import NotApplicableError
 from dqlab.models.loading import file_sums
 from dqlab.paths import models_dir
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a denoiser learns from, whoever trains it: batches, and the loss of one.
+
+    Attributes:
+        draw: one batch, drawn only from the generator, noise and timesteps included.
+        loss: a scalar to minimise, from the denoiser and a batch.
+
+    """
+
+    draw: Callable[[torch.Generator], Any]
+    loss: Callable[[nn.Module, Any], Tensor]
 
 
 class Recipe(ABC):
@@ -53,6 +68,22 @@ class Recipe(ABC):
             budget,
             settings["lr"],
             settings["ema_decay"],
+        )
+
+    def lessons(self, device: torch.device, batch: int | None = None) -> Lessons:
+        """The data and the loss it trains with, for another training of the same denoiser.
+
+        Args:
+            device: of the batches.
+            batch: rows in one; by default the recipe's own.
+
+        Raises:
+            NotApplicableError: if this recipe's loss needs more than the denoiser.
+
+        """
+        raise NotApplicableError(
+            f"The recipe of {self.name} trains more than a denoiser, so its lessons cannot be "
+            "given to one. Use pixel-unet, or a pipeline of your own with data=clean samples."
         )
 
     def origins(self) -> dict[str, dict[str, str]]:

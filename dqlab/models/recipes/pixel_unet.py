@@ -4,6 +4,7 @@ Scale-shift time conditioning (ADM's way), 6 groups so that no GroupNorm group s
 shortcut concatenation, attention at 8x8, fixed-variance noise prediction.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from dqlab.engine import Budget
 from dqlab.models import fashion
 from dqlab.models.recipes.base import (
+    Lessons,
     Recipe,
     SupervisedTask,
     add_noise,
@@ -64,10 +66,15 @@ class PixelUNet(Recipe):
         """Noise prediction on freshly tinted training images."""
         torch.manual_seed(0)
         module = self.model().to(device, memory_format=torch.channels_last)
+        lessons = self.lessons(device)
+        return self.supervised(module, lessons.draw, partial(lessons.loss, module), budget)
+
+    def lessons(self, device: torch.device, batch: int | None = None) -> Lessons:
+        """Freshly tinted training images at random timesteps."""
         grey, labels = (t.to(device) for t in fashion.load_split("train"))
         abar = self.scheduler().alphas_cumprod.to(device)
         weights = blended_weights(abar)
-        size = self.settings["batch"]
+        size = batch or self.settings["batch"]
 
         def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
             options = {"generator": generator, "device": device}
@@ -76,13 +83,13 @@ class PixelUNet(Recipe):
             t = torch.randint(len(abar), (size,), **options)
             return images, torch.randn(images.shape, **options), t
 
-        def objective(batch: tuple[Tensor, ...]) -> Tensor:
+        def loss(module: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
             images, noise, t = batch
             noisy = add_noise(abar, images, noise, t)
             predicted = module(noisy.contiguous(memory_format=torch.channels_last), t).sample
             return weighted_noise_loss(predicted, noise, weights[t])
 
-        return self.supervised(module, draw, objective, budget)
+        return Lessons(draw, loss)
 
     def export(self, module: nn.Module, folder: Path) -> None:
         """A plain DDIMPipeline folder with fp16 weights."""

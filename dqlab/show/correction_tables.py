@@ -1,0 +1,155 @@
+"""The tables of the notebook 1.5-error-correction, and refusals in the words of the error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import pandas as pd
+
+from dqlab.errors import DqlabError, InvalidInputError
+from dqlab.metrics import bootstrap_median, median
+from dqlab.phenomena.correction_claims import ETA_0, FIRST, errors_of, fall
+from dqlab.phenomena.ledger import Claim
+from dqlab.show.bundle import Page
+from dqlab.show.tables import table
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """What a call that cannot be done says.
+
+    Raises:
+        InvalidInputError: if it can be done after all.
+
+    """
+    try:
+        call()
+    except DqlabError as error:
+        return f"{type(error).__name__}: {error}"
+    raise InvalidInputError("Nothing was refused here; show the result instead.")
+
+
+def ledger_table(ledger: pd.DataFrame) -> Page:
+    """Method by method: SQNR, paired error, what still reads the same, computed cost."""
+    heads = (
+        "bits", "method", "SQNR [dB]", "paired squared error, median",
+        "garment / colour / background kept", "extra calls a run", "kB, tables included",
+        "10⁹ bit-operations a call",
+    )  # fmt: skip
+    rows = [_ledger_row(row) for row in ledger.to_dict("records")]
+    words = (
+        "The ledger: same seeds, same 8-bit exceptions, computed cost. A run has 20 calls; what "
+        "corrects a run has no SQNR on given states."
+    )
+    return table(words, heads, rows)
+
+
+def _ledger_row(row: Mapping) -> tuple[str, ...]:
+    db = "not defined" if math.isnan(row["db"]) else (
+        f"{row['db']:.1f} [{row['db_low']:.1f}, {row['db_high']:.1f}]"
+    )  # fmt: skip
+    kept = " / ".join(f"{100 * row[head]:.0f} %" for head in ("garment", "colour", "background"))
+    return (
+        row["bits"],
+        row["method"],
+        db,
+        f"{row['mse']:.2e} [{row['mse_low']:.2e}, {row['mse_high']:.2e}]",
+        kept,
+        f"{row['calls']}",
+        f"{row['kilobytes'] + row['table']:.1f}",
+        f"{row['gigabitops']:.1f}",
+    )
+
+
+def errors_table(
+    errors: pd.DataFrame, names: Mapping[str, str], words: str, bits: str = FIRST,
+    sampler: str = ETA_0,
+) -> Page:  # fmt: skip
+    """Median paired error of some settings, and its fall against another, in per cent.
+
+    `names`: {setting: the setting it is compared with, or ""}.
+    """
+    rows = []
+    for name, over in names.items():
+        mine = errors_of(errors, name, bits, sampler)
+        low, high = bootstrap_median(mine)
+        told = [f"{float(median(mine)):.2e} [{low:.2e}, {high:.2e}]"]
+        told += [_percent(fall(errors, name, over, bits, sampler)), over] if over else ["", ""]
+        rows.append((sampler, bits, name, *told))
+    heads = ("sampler", "bits", "setting", "paired squared error, median", "falls by", "against")
+    return table(words, heads, rows)
+
+
+def _percent(change: tuple[float, float, float]) -> str:
+    middle, low, high = (round(x) + 0 for x in change)
+    return f"{middle:.0f} % [{low:.0f}, {high:.0f}]"
+
+
+def samplers_table(errors: pd.DataFrame, words: str) -> Page:
+    """Every sampler's settings in one table, against plain rounding under the same sampler."""
+    rows = []
+    for sampler in errors["sampler"].unique():
+        mine = errors[(errors["sampler"] == sampler) & (errors["bits"] == FIRST)]
+        for name in _corrections(mine):
+            change = _percent(fall(errors, name, "rtn", FIRST, sampler))
+            middle = float(median(errors_of(errors, name, FIRST, sampler)))
+            rows.append((sampler, name, f"{middle:.2e}", "" if name == "rtn" else change))
+    return table(
+        words, ("sampler", "correction", "paired squared error, median", "falls by"), rows
+    )
+
+
+def _corrections(errors: pd.DataFrame) -> list[str]:
+    wanted = (
+        "rtn", "ptqd", "ptqd, no variance", "d2-dpm", "d2-dpm, no variance", "tac-diffusion",
+        "qncd, I = 10",
+    )  # fmt: skip
+    there = set(errors["name"])
+    return [name for name in wanted if name in there]
+
+
+def softmax_table(softmax: pd.DataFrame) -> Page:
+    """Softmax outputs alone in bits: SQNR before and after, with the gain's interval."""
+    rows = [
+        (
+            f"{row['bits']}",
+            row["granularity"],
+            f"{row['before']:.1f}",
+            f"{row['db']:.1f}",
+            f"{row['gain']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]",
+        )
+        for row in _rounded(softmax).to_dict("records")
+    ]
+    heads = ("softmax bits", "one constant per", "before [dB]", "after [dB]", "gain [dB]")
+    words = "Softmax outputs in bits, all else in full precision; 95 % intervals over seeds."
+    return table(words, heads, rows)
+
+
+def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    """One decimal; zero has no sign, which would depend on nothing."""
+    numbers = frame.select_dtypes("float").columns
+    return frame.assign(**{name: frame[name].round(1) + 0.0 for name in numbers})
+
+
+def gains_table(gains: pd.DataFrame, words: str) -> Page:
+    """SQNR of predictions on held-out full-precision states, and gains."""
+    rows = [
+        (
+            row["sampler"],
+            row["bits"],
+            row["name"],
+            f"{row['db']:.1f}",
+            f"{row['gain']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]",
+            row["over"],
+        )
+        for row in _rounded(gains).to_dict("records")
+    ]
+    heads = ("sampler", "bits", "setting", "SQNR [dB]", "gain [dB]", "over")
+    return table(words, heads, rows)
+
+
+def claims_table(claims: Mapping[str, Claim]) -> Page:
+    """Each claim beside our number, and what came of it."""
+    heads = ("claim", "the paper's figure (quoted)", "measured here", "counts from", "outcome")
+    return table("Claims of the five papers on these networks, natural.", heads,
+                 [claim.row() for claim in claims.values()])  # fmt: skip

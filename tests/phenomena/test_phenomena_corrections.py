@@ -1,0 +1,198 @@
+"""Softmax mass, smoothing, and all that is measured about error correction."""
+
+import pandas as pd
+import pytest
+import torch
+from tiny_pipelines import stable_diffusion, tiny
+
+from dqlab.models.families import Sampler, family_of
+from dqlab.phenomena import attention_mass as mass
+from dqlab.phenomena import correction_claims as cc
+from dqlab.phenomena import error_correction as measured
+from dqlab.phenomena import smoothing, stored
+from dqlab.phenomena.budget import PARTS
+from dqlab.phenomena.correction_bench import Plan, bench, corrected_by, correction_of, runs
+from dqlab.phenomena.ledger import OUTCOMES
+from dqlab.trajectory import record
+
+SAMPLER = Sampler(num_inference_steps=3)
+PLAN = Plan(2, 16, 2, 2, 3, 2, softmax=(8, 4), intervals=(10, 1), multistep=3, sampler=SAMPLER)
+quiet = pytest.mark.filterwarnings("ignore")
+
+
+def test_many_keys_on_few_levels_lose_their_mass() -> None:
+    """Uniform attention: 1 / N is below half a step, so that all becomes 0."""
+    P = torch.full((4, 64), 1 / 64)
+    assert mass.mass_facts(P, 4) == {"zeros": 1.0, "row_sum": 0.0}
+    facts = mass.mass_facts(torch.eye(8), 4)
+    assert facts["row_sum"] == pytest.approx(1.0) and facts["zeros"] == pytest.approx(7 / 8)
+
+
+def test_made_up_attention_gains_nothing_below_one_key_per_level_and_much_far_above() -> None:
+    """Reference values of the row sums: 1.00 and 0.49 for 64 keys of unit logits, within 0.01."""
+    table = mass.synthetic_gain([(64, 8), (64, 4), (1024, 8)]).set_index(["keys", "bits"])
+    assert table.loc[(64, 8), "row_sum"] == pytest.approx(1.0, abs=0.01)
+    assert table.loc[(64, 4), "row_sum"] == pytest.approx(0.49, abs=0.01)
+    assert abs(table.loc[(64, 8), "gain"]) < 0.1
+    assert table.loc[(64, 4), "gain"] > 5
+    assert table["ratio"].tolist() == [0.25, 4.0, 4.0]
+
+
+def test_every_attention_shows_rows_that_sum_to_one(pipe, run) -> None:
+    found = mass.softmax_outputs(pipe, run[0])
+    assert len(found) == 4 and all(site.endswith(".p") for site in found)
+    for P in found.values():
+        assert P.ndim == 2 and len(P) <= mass.ROWS
+        torch.testing.assert_close(P.sum(-1), torch.ones(len(P)))
+
+
+def test_a_stretched_block_gains_from_smoothing_and_an_even_one_does_not() -> None:
+    gains = smoothing.synthetic_gain([1.0, 8.0])
+    assert gains["ratio"].tolist() == [1.0, 8.0]
+    assert gains["gain"][0] == 0 and gains["gain"][1] > 3
+
+
+def test_blocks_are_measured_without_changing_the_network(pipe, run, sampler) -> None:
+    before = {k: v.clone() for k, v in pipe.unet.state_dict().items()}
+    table = smoothing.smoothing_gains(pipe, run[0], sampler=sampler)
+    assert len(table) == sum(hasattr(m, "conv2") for m in pipe.unet.modules())
+    assert table["gain"].tolist() == pytest.approx((table["smoothed"] - table["plain"]).tolist())
+    assert all(torch.equal(before[k], v) for k, v in pipe.unet.state_dict().items())
+    assert not any("divisor" in k.lower() for k in pipe.unet.state_dict())
+
+
+@pytest.fixture(scope="module")
+def results():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measured, "MODEL", "latent-unet")
+        with pytest.warns(UserWarning):
+            return measured.measure(
+                tiny(stable_diffusion), PLAN, scale_shift=tiny(stable_diffusion)
+            )
+
+
+def test_a_correction_fitted_on_the_bench_is_that_of_quantize(sampler) -> None:
+    import dqlab
+
+    pipe = tiny(stable_diffusion)
+    r = runs(pipe, PLAN, cc.ETA_0, SAMPLER)
+    b = bench(r, "rtn", (4, 8))
+    mine = correction_of(b, "ptqd")
+    setting = {"sampler": SAMPLER, "calibration": r.calibration}
+    theirs = dqlab.quantize(pipe, dqlab.recipe("ptqd", samples=16), 4, 8, **setting)
+    for name, table in theirs.corrector.correction.tables.items():
+        torch.testing.assert_close(mine.tables[name], table, rtol=1e-3, atol=1e-5)
+    pictures = [family_of(pipe).run(q, SAMPLER, [0]) for q in (corrected_by(b.job, mine), theirs)]
+    torch.testing.assert_close(*pictures, rtol=0, atol=1e-3)
+
+
+@quiet
+def test_everything_is_measured(results) -> None:
+    frames, tensors = results
+    assert frames["ledger"]["method"].tolist() == [*measured.LEDGER] * 2
+    assert frames["ledger"].query("method == 'qncd'")["db"].isna().all()
+    assert set(frames["errors"]["sampler"]) == {cc.ETA_0, cc.ETA_1, cc.MULTISTEP}
+    total = frames["budgets"][list(PARTS)].sum(axis=1)
+    assert (total > 0).all()
+    assert tensors["made"].shape == (2, len(measured.LEDGER), 2, 3, 16, 16)
+    assert tensors["W4A8 tac-diffusion B"].shape == (3, 4, 8, 8)
+    assert len(frames["estimates"]) == 2  # of 3 steps the last has no estimate
+    assert frames["drift"].query("step == 0")["mean"].abs().max() < 1e-6
+    assert set(frames["outcomes"]["outcome"]) <= {
+        *OUTCOMES, "holds", "weaker", "absent", "bias", "slope", "equal", "none", "unclear",
+        "opposite", "contrary", "same",
+    }  # fmt: skip
+
+
+def shares(bias: float, slope: float, low: float) -> pd.DataFrame:
+    rows = [("bias", bias, low, bias), ("slope", slope, 0.0, slope), ("rest", 0.5, 0.5, 0.5)]
+    return pd.DataFrame(rows, columns=["part", "share", "low", "high"]).assign(bits=cc.FIRST)
+
+
+@pytest.mark.parametrize(
+    ("bias", "slope", "key"),
+    [(0.3, 0.01, "bias"), (0.01, 0.3, "slope"), (0.2, 0.2, "equal"), (0.01, 0.005, "none")],
+)
+def test_the_question_has_four_answers(bias: float, slope: float, key: str) -> None:
+    assert cc.repairs(shares(bias, slope, 0.0)).key == key
+
+
+@pytest.mark.parametrize(
+    ("bias", "low", "key"), [(0.3, 0.2, "holds"), (0.05, 0.01, "weaker"), (0.01, 0.0, "absent")]
+)
+def test_the_shared_mean_is_judged_by_its_interval(bias: float, low: float, key: str) -> None:
+    verdict = cc.shared_mean(shares(bias, 0.0, low))
+    assert verdict.key == key and f"{100 * bias:.0f} %" in verdict.words
+
+
+def errors(**settings: list[float]) -> pd.DataFrame:
+    rows = [
+        (cc.ETA_0, cc.FIRST, name, seed, mse)
+        for name, values in settings.items()
+        for seed, mse in enumerate(values)
+    ]
+    return pd.DataFrame(rows, columns=["sampler", "bits", "name", "seed", "mse"])
+
+
+def test_a_fall_is_paired_and_in_per_cent() -> None:
+    table = errors(rtn=[1.0, 2.0, 3.0], half=[0.5, 1.0, 1.5], mixed=[0.5, 4.0, 3.0])
+    assert cc.fall(table, "half") == pytest.approx((50.0, 50.0, 50.0))
+    assert cc.fall(table, "rtn", "half") == pytest.approx((-100.0, -100.0, -100.0))
+    middle, low, high = cc.fall(table, "mixed")
+    assert middle == pytest.approx(0.0, abs=1e-9) and low < middle < high
+
+
+@pytest.mark.parametrize(
+    ("gain", "ratio", "key"),
+    [((0.5, 0.4, 0.6), 2.0, "contrary"), ((0.5, 0.4, 0.6), 0.5, "same"),
+     ((0.5, -0.4, 0.9), 2.0, "unclear"), ((0.5, 0.4, 0.6), 1.0, "unclear")],
+)  # fmt: skip
+def test_answers_and_pictures_need_not_agree(gain, ratio: float, key: str) -> None:
+    row = dict(zip(("gain", "low", "high"), gain, strict=True))
+    named = {"sampler": cc.ETA_0, "bits": cc.LOWEST, "name": "d2-dpm", "over": "rtn", "db": 9.0}
+    base = [1.0, 2.0, 3.0]
+    table = errors(rtn=base, **{"d2-dpm": [ratio * x for x in base]}).assign(bits=cc.LOWEST)
+    spread = {"bits": [cc.LOWEST], "name": ["d2-dpm"], "spread": [-0.07]}
+    frames = {"gains": pd.DataFrame([named | row]), "errors": table}
+    verdict = cc.answers_or_pictures(frames | {"budgets": pd.DataFrame(spread)})
+    assert verdict.key == key and "spread -7 %" in verdict.words
+
+
+@pytest.mark.parametrize(
+    ("rare", "often", "key"),
+    [(0.5, 2.0, "holds"), (2.0, 0.5, "opposite"), (1.0, 1.0, "unclear")],
+)
+def test_how_often_to_estimate_has_three_outcomes(rare: float, often: float, key: str) -> None:
+    base = [1.0, 2.0, 3.0, 4.0]
+    table = errors(
+        rtn=base,
+        **{"qncd, I = 10": [rare * x for x in base], "qncd, I = 1": [often * x for x in base]},
+    )
+    assert cc.rarely(table).key == key
+
+
+def test_the_shipped_outcomes_follow_from_the_shipped_numbers() -> None:
+    """A verdict about the shipped network is data: here it is derived once more."""
+    results = stored.load(measured.NAME)
+    kept = results.frames["outcomes"].set_index("name")
+    again = cc.outcomes(results.frames).set_index("name")
+    assert again["outcome"].to_dict() == kept["outcome"].to_dict()
+    assert again["measured"].tolist() == pytest.approx(
+        kept["measured"].tolist(), rel=1e-3, abs=1e-3
+    )
+
+
+def test_the_command_writes_results_with_their_origin(shipped, monkeypatch) -> None:
+    tiny(stable_diffusion).save_pretrained(shipped / "models" / "latent-unet")
+    monkeypatch.setattr(measured, "measure", lambda pipe, say: ({}, {"x": torch.ones(1)}))
+    measured.main()
+    assert stored.load(measured.NAME).provenance["command"] == measured.COMMAND
+
+
+def test_a_chain_is_compared_state_by_state() -> None:
+    """Full precision against itself drifts nowhere."""
+    pipe = tiny(stable_diffusion)
+    r = runs(pipe, PLAN, cc.ETA_0, SAMPLER)
+    rows = measured._drift(bench(r, "rtn", (8, 8)), pipe, "itself")
+    assert len(rows) == 3 * 4 and max(abs(row["mean"]) for row in rows) < 1e-5
+    assert record(pipe, [0], SAMPLER)[0].branches

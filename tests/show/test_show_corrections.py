@@ -1,0 +1,194 @@
+"""Pictures, explorers and tables of the error correction notebook, at every setting."""
+
+import pandas as pd
+import pytest
+import torch
+
+from dqlab.errors import InvalidInputError
+from dqlab.phenomena import correction_claims as cc
+from dqlab.phenomena.budget import PARTS, synthetic_bias_gain
+from dqlab.phenomena.error_correction import BUDGETED, LEDGER
+from dqlab.phenomena.ledger import Claim
+from dqlab.phenomena.stored import Stored
+from dqlab.show import correction_tables as tables
+from dqlab.show import error_correction as explore
+from dqlab.show.bundle import quickly
+from dqlab.show.explorer import Explorer, Frame
+
+BITS = ("W4A8", "W4A4")
+
+
+def budget_row(bits: str, name: str, step: int) -> dict:
+    scale = (1 + step) * (2 if bits == "W4A4" else 1) * (0.5 if name != "rtn" else 1)
+    parts = {"bias": 0.003 * scale, "slope": 0.0001 * scale, "rest": 0.01}
+    means = {f"mean_{c}": scale * 0.02 * (c - 1.5) for c in range(4)}
+    k = {"k": 0.01, "spread": -0.01, "timestep": 999 - 300 * step}
+    return {"bits": bits, "name": name, "step": step, **parts, **means, **k}
+
+
+def results() -> Stored:
+    names = ("rtn", *BUDGETED)
+    budgets = [budget_row(b, n, s) for b in BITS for n in names for s in range(3)]
+    errors = [
+        {"sampler": cc.ETA_0, "bits": b, "name": n, "seed": s, "mse": 0.001 * (1 + i + s)}
+        for b in BITS
+        for i, n in enumerate(LEDGER)
+        for s in range(3)
+    ]
+    row = {
+        "db": 20.0, "db_low": 19.0, "db_high": 21.0, "mse": 0.001, "mse_low": 0.0005,
+        "mse_high": 0.002, "garment": 0.9, "colour": 1.0, "background": 1.0, "kilobytes": 700.0,
+        "gigabitops": 3.2, "calls": 0, "table": 1.5,
+    }  # fmt: skip
+    ledger = [{"method": n, "bits": b} | row for b in BITS for n in LEDGER]
+    ledger[2] |= {"db": float("nan"), "calls": 2}
+    frames = {"budgets": budgets, "errors": errors, "ledger": ledger}
+
+    def made(*shape: int) -> torch.Tensor:
+        return torch.randint(256, (*shape, 2, 3, 8, 8), dtype=torch.uint8)
+
+    tensors = {"exact": made(), "made": made(len(BITS), len(LEDGER))}
+    return Stored({name: pd.DataFrame(rows) for name, rows in frames.items()}, tensors, {})
+
+
+def probabilities(keys: int) -> torch.Tensor:
+    logits = torch.randn(64, keys, generator=torch.Generator().manual_seed(0))
+    return (logits * 2).softmax(-1)
+
+
+FOUND = {
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn1.p": probabilities(64),
+    "mid_block.attentions.0.transformer_blocks.0.attn2.p": probabilities(16),
+}
+MAKERS = {
+    "budget": lambda: explore.budget_explorer(results()),
+    "means": lambda: explore.means_explorer(results()),
+    "runs": lambda: explore.run_explorer(results()),
+    "mass": lambda: explore.mass_explorer(FOUND),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_settings_have_a_sentence_of_their_own(name: str) -> None:
+    explorer: Explorer = MAKERS[name]()
+    settings = list(explorer.grid())
+    some = settings[:: -(-len(settings) // 8)]
+    with quickly():
+        told = {explorer.frame(setting)[1] for setting in some}
+    assert len(told) == len(some)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_presets_move_the_picture(name: str) -> None:
+    frame = Frame(MAKERS[name]())
+    pictures = set()
+    for button in frame.presets.values():
+        button.click()
+        pictures.add(frame.image.value)
+    assert len(pictures) == len(frame.presets)
+
+
+def test_bars_are_stacked_to_the_whole() -> None:
+    rows = pd.DataFrame([budget_row("W4A8", n, 1) for n in ("rtn", "ptqd")])
+    picture = explore.budget_bars(rows, "words")
+    tops = [max(trace["y"]) for trace in picture.plotly["data"] if trace["type"] == "bar"]
+    parts = rows[list(PARTS)].iloc[0].tolist()
+    sums = [sum(parts), sum(parts[:2]), parts[0]]
+    assert tops == pytest.approx(sums, rel=1e-3)
+    told = {note["text"] for note in picture.plotly["layout"]["annotations"]}
+    assert set(PARTS) <= told
+
+
+def test_the_budget_sentence_says_what_each_correction_leaves() -> None:
+    rows = pd.DataFrame(
+        [{"name": "rtn", "bias": 0.25, "slope": 0.05, "rest": 0.7},
+         {"name": "ptqd", "bias": 0.0, "slope": 0.0, "rest": 0.7}]
+    )  # fmt: skip
+    words = explore.budget_sentence(rows, "W4A8, step 3")
+    assert words.startswith("W4A8, step 3: bias 25 %, slope 5 %, rest 70 % of 1.")
+    assert "ptqd 70 %" in words
+
+
+def test_panels_share_their_scale() -> None:
+    table = results().frames["budgets"].query("bits == 'W4A8'")
+    pair = {n: table[table["name"] == n] for n in ("rtn", "ptqd")}
+    picture = explore.signed_means(pair, "words", 0.1)
+    axes = [picture.plotly["layout"][f"yaxis{i}"]["range"] for i in ("", "2")]
+    assert axes == [[-0.1, 0.1]] * 2
+
+
+def test_row_sums_are_centred_by_the_constant() -> None:
+    picture = explore.row_sums(FOUND[next(iter(FOUND))], 4, "words")
+    rounded, corrected = (t for t in picture.plotly["data"] if t["type"] == "bar")
+    means = [sum(x * y for x, y in zip(t["x"], t["y"], strict=True)) for t in (rounded, corrected)]
+    assert means[0] < 0.95 and means[1] == pytest.approx(1.0, abs=0.03)
+
+
+def test_deciders_hold_ours_and_the_papers() -> None:
+    picture = explore.bias_decider(synthetic_bias_gain([0.1, 0.5]), results().frames["budgets"])
+    assert "At W4A8 the bias holds" in picture.sentence
+    softmax = pd.DataFrame(
+        {"bits": [8, 4], "granularity": "head", "gain": [0.0, 9.0]}
+    )  # fmt: skip
+    curve = pd.DataFrame({"ratio": [0.25, 16.0], "gain": [0.0, 30.0]})
+    words = explore.mass_decider(curve, softmax).sentence
+    assert "64 keys at 8 bits are 0.25 per level" in words and "9.0 dB" in words
+    blocks = pd.DataFrame(
+        {"model": ["pixel-unet", "latent-unet"], "ratio": [2.0, 3.0], "gain": [2.0, -0.5]}
+    )
+    told = explore.smoothing_decider(curve, blocks).sentence
+    assert "gains 2 dB in" in told and "-0.5 dB" in told
+
+
+def test_curves_say_what_they_show() -> None:
+    frame = pd.DataFrame(
+        {"step": [0, 1], "timestep": [999, 500], "estimate": [0.0, 0.3], "truth": [0.01, -0.1]}
+    )
+    assert "at step 1: 0.300 instead of -0.100" in explore.estimates(frame).sentence
+    rows = [
+        {"name": n, "step": s, "timestep": 999 - s, "channel": c, "mean": 0.1 * s * (i + 1)}
+        for i, n in enumerate(("rtn", "ptqd", "tac-diffusion"))
+        for s in range(3)
+        for c in range(2)
+    ]
+    words = explore.drift(pd.DataFrame(rows)).sentence
+    assert "plain rounding 0.2, ptqd 0.4, tac-diffusion 0.6" in words
+
+
+def test_tables_say_in_words_what_they_show() -> None:
+    frames = results().frames
+    ledger = tables.ledger_table(frames["ledger"]).words
+    assert "W4A8 | qncd | not defined | " in ledger
+    assert "W4A8 | ptqd | 20.0 [19.0, 21.0] | 1.00e-03" in ledger and "701.5" in ledger
+    errors = tables.errors_table(frames["errors"], {"rtn": "", "ptqd": "rtn"}, "words").words
+    assert "DDIM, eta 0 | W4A8 | rtn | 2.00e-03" in errors
+    assert "-171 % [" in errors  # ratios 4, 2.5 and 2: the cube root of 20 is 2.71
+    samplers = tables.samplers_table(frames["errors"], "words").words
+    assert samplers.count("\n") == 4
+    gains = pd.DataFrame(
+        [{"sampler": cc.ETA_0, "bits": "W4A8", "name": "ptqd", "over": "rtn", "db": 21.0,
+          "gain": 1.0, "low": 0.5, "high": 1.5}]
+    )  # fmt: skip
+    assert "ptqd | 21.0 | +1.0 [+0.5, +1.5] | rtn" in tables.gains_table(gains, "words").words
+    softmax = pd.DataFrame(
+        [{"bits": 4, "granularity": "head", "before": 20.0, "db": 30.0, "gain": 10.0, "low": 9.0,
+          "high": 11.0}]
+    )  # fmt: skip
+    assert "4 | head | 20.0 | 30.0 | +10.0 [+9.0, +11.0]" in tables.softmax_table(softmax).words
+    claim = Claim("it helps", "", 0.1, -0.2, 0.4, "dB", 1.0)
+    assert "does not reproduce here" in tables.claims_table({"a": claim}).words
+
+
+def refuse() -> None:
+    raise InvalidInputError("no such thing")
+
+
+def test_a_refusal_is_told_and_a_success_is_none() -> None:
+    assert tables.refusal(refuse) == "InvalidInputError: no such thing"
+    with pytest.raises(InvalidInputError, match="Nothing was refused"):
+        tables.refusal(lambda: 1)
+
+
+@pytest.mark.parametrize("key", ["bias", "slope", "equal", "none"])
+def test_the_question_knows_every_outcome(key: str) -> None:
+    assert explore.question(key).correct == key
