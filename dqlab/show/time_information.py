@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pandas as pd
 import torch
@@ -20,7 +20,7 @@ from dqlab.show.deciders import decider
 from dqlab.show.explorer import Control, Explorer
 from dqlab.show.questions import Asked, asked
 from dqlab.show.skylines import skyline
-from dqlab.show.tables import table
+from dqlab.show.tables import judged, table
 
 TRUE, NEAREST, LEARNED = "the true step", "rounded to nearest", "TIAR"
 LOOKS = {TRUE: "full_precision", NEAREST: "rtn", LEARNED: "method"}
@@ -249,28 +249,6 @@ def alphas_table(frames: Mapping[str, pd.DataFrame]) -> Page:
     return table("SCRI layer by layer, on inputs that no range has seen.", heads, rows)
 
 
-def ledger_table(ledger: pd.DataFrame) -> Page:
-    """Method by method: SQNR, paired error, what still reads the same, computed size."""
-    rows = [
-        (
-            f"W{r['weights']}A{r['activations']}",
-            r["method"],
-            f"{r['db']:.1f} [{r['db_low']:.1f}, {r['db_high']:.1f}]",
-            f"{r['mse']:.2e} [{r['mse_low']:.2e}, {r['mse_high']:.2e}]",
-            f"{100 * r['garment']:.0f} % / {100 * r['colour']:.0f} %",
-            f"{r['kilobytes']:.0f}",
-        )
-        for r in ledger.to_dict("records")
-    ]
-    heads = (
-        "bits", "method", "SQNR [dB]", "paired squared error, median", "garment / colour kept",
-        "kB",
-    )  # fmt: skip
-    return table("The ledger: same seeds, same 8-bit exceptions, computed size.", heads, rows)
-
-
 def claims_table(claims: Mapping[str, Claim]) -> Page:
     """Each claim beside our number, and what came of it."""
-    heads = ("claim", "the paper's figure (quoted)", "measured here", "counts from", "outcome")
-    rows: Sequence[tuple[str, ...]] = [claim.row() for claim in claims.values()]
-    return table("Claims of TFMQ-DM and QVD on this network.", heads, rows)
+    return judged("Claims of TFMQ-DM and QVD on this network.", claims)

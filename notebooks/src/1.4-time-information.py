@@ -24,6 +24,7 @@ from dqlab.phenomena import time_information as measured
 from dqlab.phenomena.stored import redo
 from dqlab.reference import tfmq_dm
 from dqlab.show import time_information as explore
+from dqlab.show.bimodal_shortcuts import ledger_table
 from dqlab.trajectory import record
 
 dqlab.setup()
@@ -132,7 +133,7 @@ explore.decider_chart(apart)
 # dqlab.quantize(pipe, "tfmq-dm", weights=4, activations=8)
 # ```
 
-# %%
+# %% tags=["method-tfmq-dm"]
 learned = clock.only_clock(pipe, calibration, 4, None)
 loss = dqlab.describe(learned)["choices"]["tiar loss"]
 left = tfmq_dm.tiar_loss(now.features, now.of(learned))
@@ -210,7 +211,7 @@ skew
 # %% tags=["explorer"]
 explore.grid_explorer(now.inputs)
 
-# %%
+# %% tags=["method-qvd"]
 grid_table = clock.grid_table(now.inputs, (3, 4, 6, 8))
 explore.grids_table(grid_table)
 
@@ -259,7 +260,7 @@ explore.alphas_table(scri)
 # alone (and, for `qvd`, in the channels).
 
 # %%
-explore.ledger_table(results.frames["ledger"])
+ledger_table(results.frames["ledger"])
 
 # %%
 again = dqlab.quantize(pipe, measured.arm("tfmq-dm"), 4, 8, calibration=calibration)
@@ -532,7 +533,7 @@ show.exercise(
     "pad X with zeros. Write border(delta, sigma): what X' must be padded with, per channel.",
     minutes=5,
     difficulty=3,
-    hints=["What does a zero of X become?"],
+    hints=["What does a zero of X become?", "The padding must mean the same as before: X = 0."],
 )
 
 

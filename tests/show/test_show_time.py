@@ -102,15 +102,6 @@ def test_tables_say_in_words_what_they_show() -> None:
         {"alpha": ["none", "1"], "db": [17.5, 22.2], "gain": [0.0, 4.7], "improved": [0.0, 1.0]}
     )
     assert "W8A4 | 1 | 22.2 dB | +4.7 dB | 100 %" in explore.alphas_table({"W8A4": frame}).words
-    row = {
-        "method": "rtn", "weights": 4, "activations": 8, "db": 20.0, "db_low": 19.0,
-        "db_high": 21.0, "mse": 0.001, "mse_low": 0.0005, "mse_high": 0.002, "garment": 0.9,
-        "colour": 1.0, "kilobytes": 700.0,
-    }  # fmt: skip
-    assert (
-        "W4A8 | rtn | 20.0 [19.0, 21.0] | 1.00e-03"
-        in explore.ledger_table(pd.DataFrame([row])).words
-    )
     claim = Claim("TIAR helps", "", 0.1, -0.2, 0.4, "dB", 1.0)
     assert "does not reproduce here" in explore.claims_table({"a": claim}).words
 
