@@ -1,0 +1,242 @@
+"""A network's clock: its time features in full precision and quantized, and QVD's two parts.
+
+The time path never sees a picture (`dqlab.methods.time_path`), so all of this takes seconds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from dqlab.fit import capture
+from dqlab.formats import Affine, Format
+from dqlab.layers import Policy, Rule, explore
+from dqlab.methods import quantize, recipe
+from dqlab.methods.channels import ChannelRange, channel_ranges
+from dqlab.methods.time_path import TimePath, time_path_of
+from dqlab.methods.unet_time_information.qvd import ALPHAS, output_error, time_grids
+from dqlab.models.families import Sampler, family_of
+from dqlab.reference import qvd, tfmq_dm
+from dqlab.trajectory import States
+
+ALL_STEPS = 1000
+"""Timesteps the network was trained on, among which a feature is looked up."""
+
+PATH_ONLY = Policy(
+    "time path only",
+    (
+        Rule("time_embedding.*.weight", "weights"),
+        Rule("*.time_emb_proj.weight", "weights"),
+        Rule("time_embedding.*.input", "activations"),
+        Rule("*.time_emb_proj.input", "activations"),
+        Rule("*", None, "full precision"),
+    ),
+)
+
+
+def only_clock(pipe, calibration: States, weights, activations, **options):
+    """`pipe` with nothing but its time path quantized, by tfmq-dm with these options."""
+    chosen = recipe("tfmq-dm", reconstruct=False, **options)
+    return quantize(pipe, chosen, weights, activations, policy=PATH_ONLY, calibration=calibration)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A network's time path at some steps, and its features in full precision.
+
+    Attributes:
+        path: the path.
+        t: timesteps `[T]`, in sampling order.
+        features: emb_i `[T, C_i]` of every block.
+        inputs: u `[T, D]`, what all projections read.
+
+    """
+
+    path: TimePath
+    t: Tensor
+    features: list[Tensor]
+    inputs: Tensor
+
+    @torch.no_grad()
+    def of(self, quantized) -> list[Tensor]:
+        """The same features in a quantized pipeline."""
+        net = family_of(quantized).denoiser(quantized)
+        net.step_context.at(self.t.double())
+        return self.path.features(net)
+
+
+@torch.no_grad()
+def clock(pipe, states: States, steps: int = 20) -> Clock:
+    """The time path of a pipeline at so many steps."""
+    family, sampler = family_of(pipe), Sampler(steps)
+    path, net = time_path_of(pipe, states, sampler), family.denoiser(pipe)
+    t = family.schedule(pipe, sampler)[path.step]
+    return Clock(path, t, path.features(net), path.inputs(net))
+
+
+def cosine_table(full: Clock, found: Sequence[Tensor]) -> pd.DataFrame:
+    """How far features turn: columns layer, step, timestep, away (1 - cosine)."""
+    parts = []
+    for name, E, E_hat in zip(full.path.blocks, full.features, found, strict=True):
+        away = 1 - tfmq_dm.cosine(E, E_hat)
+        parts.append(pd.DataFrame({"layer": name, "step": range(len(E)), "away": away.tolist()}))
+        parts[-1]["timestep"] = full.t.tolist()
+    return pd.concat(parts, ignore_index=True)
+
+
+def perceived_table(
+    full: Clock, found: Sequence[Tensor], among: Clock | None = None
+) -> pd.DataFrame:
+    """Which step each feature looks like: columns layer, t, perceived, both timesteps.
+
+    Candidates are the steps of `among`; by default those of `full` itself.
+    """
+    candidates, parts = among or full, []
+    for name, E, E_hat in zip(full.path.blocks, candidates.features, found, strict=True):
+        taken = candidates.t[tfmq_dm.perceived_step(E, E_hat)]
+        frame = {"layer": name, "t": full.t.tolist(), "perceived": taken.tolist()}
+        parts.append(pd.DataFrame(frame))
+    return pd.concat(parts, ignore_index=True)
+
+
+def mistaken(perceived: pd.DataFrame) -> float:
+    """Share of (block, step) that look like another step."""
+    return float((perceived["t"] != perceived["perceived"]).mean())
+
+
+def separation(full: Clock, found: Sequence[Tensor]) -> pd.DataFrame:
+    """The decider: error of a feature over its distance to the nearest other step's.
+
+    Columns layer, ratio (median over steps), mistaken (share of steps by Euclidean distance that
+    lie nearer to another step's).
+    """
+    rows = []
+    for name, E, E_hat in zip(full.path.blocks, full.features, found, strict=True):
+        apart = torch.cdist(E.double(), E.double())
+        nearest = apart.masked_fill(torch.eye(len(E), dtype=torch.bool), torch.inf).amin(1)
+        ratio = (E_hat - E).double().norm(dim=1) / nearest
+        cross = torch.cdist(E_hat.double(), E.double()).argmin(1)
+        wrong = (cross != torch.arange(len(E))).double().mean()
+        rows.append((name, float(ratio.median()), float(wrong)))
+    return pd.DataFrame(rows, columns=["layer", "ratio", "mistaken"])
+
+
+def range_table(full: Clock) -> pd.DataFrame:
+    """Lowest and highest value by step of u and of every feature: layer, step, timestep, ..."""
+    rows = []
+    for name, x in zip(("u", *full.path.blocks), (full.inputs, *full.features), strict=True):
+        low, high = x.aminmax(dim=1)
+        columns = {"layer": name, "step": range(len(x)), "timestep": full.t.tolist()}
+        rows.append(pd.DataFrame(columns | {"low": low.tolist(), "high": high.tolist()}))
+    return pd.concat(rows, ignore_index=True)
+
+
+def step_gains(pipe, calibration: States, full: Clock, bits: Sequence[int]) -> pd.DataFrame:
+    """What a range per step gains, weights in full precision.
+
+    Columns bits, layer, step, gain in dB of the feature's relative error.
+    """
+    parts = []
+    for b in bits:
+        errors = {}
+        for scope in ("none", "tib"):
+            q = only_clock(pipe, calibration, None, b, temporal="nearest", scope=scope)
+            pairs = zip(full.features, full.of(q), strict=True)
+            errors[scope] = [tfmq_dm.relative_error(E, E_hat) for E, E_hat in pairs]
+        for name, static, own in zip(full.path.blocks, *errors.values(), strict=True):
+            gain = 10 * (static / own).log10()
+            columns = {"bits": b, "layer": name, "step": range(len(gain))}
+            parts.append(pd.DataFrame(columns | {"gain": gain.tolist()}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def grids(u: Tensor, bits: int) -> dict[str, Tensor]:
+    """U `[T, D]` on every grid that QVD tries, and on a uniform one for each step."""
+    found = {g.name: g.fake_quant(u, g.params(u.min(), u.max())) for g in time_grids(bits)}
+    own = Affine(bits).params(u.amin(1, keepdim=True), u.amax(1, keepdim=True))
+    return found | {f"uint{bits}, by step": Affine(bits).fake_quant(u, own)}
+
+
+def grid_table(u: Tensor, bits: Sequence[int]) -> pd.DataFrame:
+    """Columns bits, grid, td_score, codes (distinct-code ratio), db (SQNR of u)."""
+    rows = []
+    for b in bits:
+        for name, u_hat in grids(u, b).items():
+            error = (u_hat - u).double().square().sum()
+            db = float(10 * (u.double().square().sum() / error).log10())
+            score, codes = qvd.td_score(u, u_hat), qvd.distinct_code_ratio(u_hat)
+            rows.append((b, name, float(score), float(codes), db))
+    return pd.DataFrame(rows, columns=["bits", "grid", "td_score", "codes", "db"])
+
+
+@dataclass
+class Channels:
+    """Inputs of the layers SCRI may rewrite, and their channel ranges.
+
+    Attributes:
+        net: the full-precision network.
+        ranges: by layer, over calibration states.
+        inputs: by layer, of a few other states.
+
+    """
+
+    net: nn.Module
+    ranges: dict[str, ChannelRange]
+    inputs: dict[str, Tensor] = field(repr=False)
+
+    def coverage(self) -> pd.DataFrame:
+        """Columns layer, kappa: mean share of a layer's levels that its channels reach."""
+        rows = [
+            (p, float(qvd.coverage(seen.low, seen.high).mean())) for p, seen in self.ranges.items()
+        ]
+        return pd.DataFrame(rows, columns=["layer", "kappa"])
+
+    def outputs(self, weights: int, activations: int) -> pd.DataFrame:
+        """SQNR of every layer's output: columns layer, alpha ("none" or a number), db."""
+        rows, formats = [], (Affine(activations), Affine(weights))
+        for path, x in self.inputs.items():
+            layer = self.net.get_submodule(path)
+            with torch.no_grad():
+                power = float(layer(x).square().mean())
+            for alpha in ALPHAS:
+                error = output_error(layer, x, self.ranges[path], formats, alpha)
+                name = "none" if alpha is None else f"{alpha:g}"
+                rows.append((path, name, 10 * np.log10(power / max(error, 1e-30))))
+        return pd.DataFrame(rows, columns=["layer", "alpha", "db"])
+
+
+def channels(pipe, calibration: States, others: States, rows: int = 8, every: int = 1) -> Channels:
+    """Measure on `calibration`, keep inputs of every so many layers at some rows of `others`."""
+    net = family_of(pipe).denoiser(pipe)
+    example = calibration[:1]
+    found = explore(net, lambda: example.call(net)).layers
+    paths = [p for p in found if not p.endswith("time_emb_proj")]
+    at = torch.linspace(0, len(others) - 1, rows).long()
+    some = paths[::every]
+    kept = capture(net, some, others[at], outputs=False)
+    ranges = channel_ranges(net, paths, calibration)
+    return Channels(net, ranges, {path: kept[path].leaves[0] for path in some})
+
+
+def alpha_gains(outputs: pd.DataFrame) -> pd.DataFrame:
+    """From `Channels.outputs`: columns alpha, db, gain over none, improved (share of layers).
+
+    "searched" takes each layer's best.
+    """
+    wide = outputs.pivot(index="layer", columns="alpha", values="db")
+    wide["searched"] = wide.max(axis=1)
+    order = [*outputs["alpha"].unique(), "searched"]
+    rows = [
+        (name, wide[name].mean(), (wide[name] - wide["none"]).mean(),
+         float((wide[name] > wide["none"]).mean()))
+        for name in order
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["alpha", "db", "gain", "improved"])
+
+
+def levels_of(grid: Format, u: Tensor) -> Tensor:
+    """The levels of a grid that covers u."""
+    return grid.levels(grid.params(u.min(), u.max()))

@@ -1,0 +1,207 @@
+"""What the notebook 1.4-time-information shows: what quantization does to a network's clock.
+
+The time path never sees a picture, so most of this takes seconds and is computed live. What whole
+networks lose by it takes longer:
+
+    python -m dqlab.phenomena.time_information
+
+writes data/results/time-information.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dqlab import seeds
+from dqlab.methods import quantize, recipe
+from dqlab.methods.recipe import Recipe
+from dqlab.metrics import mean_sqnr_db
+from dqlab.metrics.sampling import sample
+from dqlab.models.families import Sampler
+from dqlab.phenomena import stored
+from dqlab.phenomena.clock import mistaken
+from dqlab.phenomena.ledger import Claim, gain_db, ledger_row, powers_of
+from dqlab.phenomena.verdicts import Verdict
+from dqlab.reference import qvd
+from dqlab.trajectory import record
+
+NAME = "time-information"
+COMMAND = "python -m dqlab.phenomena.time_information"
+MODEL = "latent-unet"
+ARMS = {
+    "rtn": ("rtn", {}),
+    "time path to nearest": ("tfmq-dm", {"temporal": "nearest", "reconstruct": False}),
+    "tfmq-dm": ("tfmq-dm", {"reconstruct": False}),
+    "tfmq-dm, features kept": ("tfmq-dm", {"reconstruct": False, "maintenance": "cache"}),
+    "qvd": ("qvd", {}),
+}
+"""Rows of the ledger; all other weights are rounded to nearest, so that only the clock differs."""
+
+
+def arm(name: str) -> Recipe:
+    """The recipe of one row of the ledger."""
+    slug, options = ARMS[name]
+    return recipe(slug, **options)
+
+
+FEW = 5
+
+
+def steps_mistaken(perceived: pd.DataFrame, bits: int) -> Verdict:
+    """The question: at how many of the sampler's steps does the median block read another step?"""
+    wrong = perceived[perceived["t"] != perceived["perceived"]]
+    blocks = perceived["layer"].nunique()
+    count = float(wrong.groupby("layer").size().reindex(perceived["layer"].unique(), fill_value=0)
+                  .median())  # fmt: skip
+    total = perceived["t"].nunique()
+    told = f"At {bits} bits the median of {blocks} blocks mistakes {count:g} of {total} steps"
+    if count == 0:
+        return Verdict("none", f"{told}: the clock runs right on this grid.")
+    if count <= FEW:
+        return Verdict("few", f"{told}.")
+    return Verdict("more", f"{told}: it takes most for another.")
+
+
+def most_mistaken(perceived: pd.DataFrame) -> str:
+    """The block with the most steps taken for another."""
+    wrong = perceived["t"] != perceived["perceived"]
+    return str(wrong.groupby(perceived["layer"], sort=False).mean().idxmax())
+
+
+def skewed(u: Tensor) -> Verdict:
+    """QVD's first observation: many small values, few large ones."""
+    skew = float(qvd.skewness(u))
+    small = float((u.abs() < 0.05 * u.abs().max()).double().mean())
+    told = f"Skewness {skew:.1f}; {100 * small:.0f} % of the values lie below 5 % of the largest"
+    if skew >= 2:
+        return Verdict("holds", f"{told}: a uniform comb has most of its levels where nothing is.")
+    if skew >= 1:
+        return Verdict("weaker", f"{told}: somewhat skewed.")
+    return Verdict("absent", f"{told}: hardly skewed.")
+
+
+def log_grids(table: pd.DataFrame) -> Verdict:
+    """From which widths a log grid has the better TDScore, from `grid_table`."""
+    plain = ~table["grid"].str.contains("by step")
+    best = table[plain].loc[table[plain].groupby("bits")["td_score"].idxmax()]
+    wins = [int(b) for b, g in zip(best["bits"], best["grid"], strict=True) if "log" in g]
+    losing = [int(b) for b in best["bits"] if b not in wins]
+    if not wins:
+        return Verdict("never", "A uniform grid has the best TDScore at every width.")
+    told = f"A log grid has the best TDScore at {', '.join(map(str, wins))} bits"
+    if losing:
+        return Verdict("some", f"{told}; at {', '.join(map(str, losing))} bits a uniform one.")
+    return Verdict("always", f"{told}, at every width measured.")
+
+
+def claims(
+    perceived: Mapping[str, pd.DataFrame],
+    losses: tuple[float, float],
+    gains: pd.DataFrame,
+    table: pd.DataFrame,
+    scri: pd.DataFrame,
+    ledger: pd.DataFrame,
+) -> dict[str, Claim]:
+    """Both papers' claims beside what was measured.
+
+    Args:
+        perceived: "nearest" and "tiar": `perceived_table` at W4 on all timesteps.
+        losses: L_TIAR to nearest and learned.
+        gains: `step_gains`.
+        table: `grid_table`.
+        scri: `alpha_gains` at W8A4.
+        ledger: error powers with columns weights, activations, method.
+
+    """
+    shares = {name: 100 * mistaken(frame) for name, frame in perceived.items()}
+    fewer = shares["nearest"] - shares["tiar"]
+    ratio = losses[0] / losses[1]
+    by_step = gains["gain"]
+    half = 1.96 * float(by_step.groupby(gains["layer"]).mean().sem())
+    four = table[table["bits"] == 4].set_index("grid")["td_score"]
+    logs = float(four[four.index.str.contains("log")].max() - four["uint4"])
+    full = scri.set_index("alpha").loc["1"]
+    found = {
+        "clock": Claim("rounding the time path to 4 bits mistakes steps", "by up to 5 of 50 steps",
+                       shares["nearest"], shares["nearest"], shares["nearest"], "%", 5.0, 0.5),
+        "tiar": Claim("TIAR lowers the features' error (loss ratio)", "", ratio, ratio, ratio,
+                      "×", 2.0, 1.0),
+        "steps": Claim("with TIAR fewer steps are mistaken", "", fewer, fewer, fewer, "points",
+                       1.0, 0.0),
+        "ranges": Claim("a range per step helps (features, A4 to A8)", "", float(by_step.mean()),
+                        float(by_step.mean()) - half, float(by_step.mean()) + half, "dB", 2.0),
+        "log": Claim("log grids tell 4-bit steps better apart (TDScore)", "", logs, logs, logs,
+                     "", 0.02),
+        "scri": Claim("equal channel ranges help 4-bit activations (layers, W8A4)", "",
+                      float(full["gain"]), float(full["gain"]), float(full["gain"]), "dB", 3.0),
+    }  # fmt: skip
+    for name, (says, quoted, before, after, enough) in _LEDGER_CLAIMS.items():
+        pair = [of_ledger(ledger, 4, 8, method) for method in (before, after)]
+        found[name] = Claim(says, quoted, *gain_db(*pair), "dB", enough)
+    return found
+
+
+_LEDGER_CLAIMS = {
+    "network": (
+        "TFMQ-DM's clock helps the network (eps, W4A8)",
+        "FID 9.36 to 3.68, LSUN-Bedrooms", "time path to nearest", "tfmq-dm", 0.5,
+    ),
+    "qvd": (
+        "QVD beats plain rounding (eps, W4A8)",
+        "FVD better by 205 at W8A8", "rtn", "qvd", 0.5,
+    ),
+}  # fmt: skip
+
+
+def of_ledger(powers: pd.DataFrame, weights: int, activations: int, method: str) -> pd.DataFrame:
+    """One row's error powers."""
+    chosen = (powers["weights"] == weights) & (powers["activations"] == activations)
+    return powers[chosen & (powers["method"] == method)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to measure: trajectories to calibrate on and to judge, pictures, bits."""
+
+    trajectories: int = 8
+    held_out: int = 8
+    pictures: int = 16
+    kept: int = 3
+    bits: tuple[tuple[int, int], ...] = ((4, 8), (4, 4))
+    sampler: Sampler = field(default_factory=Sampler)
+
+
+def measure(
+    pipe, plan: Plan | None = None, say: Callable[[str], None] = lambda words: None
+) -> tuple[dict[str, pd.DataFrame], dict[str, Tensor]]:
+    """Frames powers and ledger over `ARMS`; tensors exact, made `[bits, arms, kept, ...]`."""
+    plan = plan or Plan()
+    calibration = record(pipe, seeds.CALIBRATION[: plan.trajectories], plan.sampler)[0]
+    held_out = record(pipe, seeds.HELD_OUT[: plan.held_out], plan.sampler)[0]
+    exact = record(pipe, seeds.GALLERY[: plan.pictures], plan.sampler)[1]
+    powers, rows, pictures = [], [], []
+    for weights, activations in plan.bits:
+        for name in ARMS:
+            setting = {"weights": weights, "activations": activations}
+            q = quantize(pipe, arm(name), **setting, sampler=plan.sampler, calibration=calibration)
+            powers.append(powers_of(q, held_out).assign(**setting, method=name))
+            made = sample(q, seeds.GALLERY[: plan.pictures], batch_size=32, sampler=plan.sampler)
+            pictures.append(stored.to_bytes(made[: plan.kept]))
+            row = ledger_row(powers[-1], exact, made, q, held_out)
+            rows.append({"method": name, **setting, **row})
+            say(f"W{weights}A{activations} {name}: {mean_sqnr_db(powers[-1]):.2f} dB")
+    frames = {"powers": pd.concat(powers, ignore_index=True), "ledger": pd.DataFrame(rows)}
+    made = torch.stack(pictures).unflatten(0, (len(plan.bits), len(ARMS)))
+    return frames, {"exact": stored.to_bytes(exact[: plan.kept]), "made": made}
+
+
+def main() -> None:
+    """Measure the shipped model and replace data/results/time-information."""
+    stored.produce(NAME, COMMAND, MODEL, measure)
+
+
+if __name__ == "__main__":
+    main()

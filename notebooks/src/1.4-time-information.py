@@ -1,0 +1,599 @@
+# %% [markdown]
+# # 1.4 Can the network still tell the time?
+#
+# A diffusion network is one network for all steps. What tells it where on the way it stands is a
+# small path beside the picture: a timestep goes in, one vector for every block comes out. Round
+# that path, and the network may take one step for another.
+#
+# - **You will be able to** read a network's clock and say which step it believes to be at; repair
+#   the clock without a single picture; choose levels for skewed values by what they must tell
+#   apart; and bring scattered channels onto one range, knowing when that hurts.
+# - **Needs** `0-start-here`, scenes 5 to 8: levels, scale, dB, W4A8.
+# - **Run time**: {{run time}}. Reading and playing take about 40 minutes.
+# - **Papers**: TFMQ-DM (Huang and others, CVPR 2024); QVD (Tian and others, ACM MM 2024).
+# <!-- numbers: 40 -->
+
+# %% tags=["setup"]
+import torch
+
+import dqlab
+from dqlab import phenomena as ph
+from dqlab import seeds, show
+from dqlab.phenomena import clock
+from dqlab.phenomena import time_information as measured
+from dqlab.phenomena.stored import redo
+from dqlab.reference import tfmq_dm
+from dqlab.show import time_information as explore
+from dqlab.show.bimodal_shortcuts import ledger_table
+from dqlab.trajectory import record
+
+dqlab.setup()
+
+# %% [markdown]
+# The model is `latent-unet`, which paints from captions. Ranges are read on eight runs of 20
+# steps. The clock itself needs no runs: it never sees a picture.
+
+# %%
+pipe = dqlab.load("latent-unet")
+calibration, _ = record(pipe, seeds.CALIBRATION[:8])
+held_out, _ = record(pipe, seeds.HELD_OUT[:2])
+results = ph.stored.load(measured.NAME)
+results
+
+# %% [markdown]
+# ## 1. The phenomenon
+#
+# ### The path of the time
+#
+# The timestep $t$ becomes sines and cosines $I(t)$, then two layers make $h(t)$, and every
+# residual block $i$ has a projection of its own:
+#
+# $$emb_{t,i} = g_i(h(t)) = W_i\,\mathrm{SiLU}(h(t)) + b_i$$
+#
+# These vectors are the *temporal features*. With 20 sampling steps there are 20 of them per
+# block, ever.
+# <!-- numbers: 20 -->
+
+# %%
+now, always = clock.clock(pipe, calibration), clock.clock(pipe, calibration, clock.ALL_STEPS)
+print(f"{len(now.path.blocks)} blocks, {len(now.t)} steps, {now.inputs.shape[1]} values in u.")
+show.source(tfmq_dm.temporal_features)
+
+# %% [markdown]
+# ### Round nothing but the clock
+#
+# The rest of the network stays in full precision. How far does a feature turn?
+
+# %%
+rounded = clock.only_clock(pipe, calibration, 4, None, temporal="nearest")
+turned = clock.cosine_table(now, rounded_features := now.of(rounded))
+worst = turned.loc[turned["away"].idxmax()]
+explore.turn_map(
+    turned,
+    f"W4, clock alone: features turn most at {worst['layer']}, step {worst['step']:.0f}, where "
+    f"the cosine is {1 - worst['away']:.4f}.",
+)
+
+# %% [markdown]
+# Such cosines look harmless. But is it the angle that counts, or what lies within it? Predict.
+
+# %%
+among_own = clock.perceived_table(now, rounded_features)
+finding = measured.steps_mistaken(among_own, 4)
+asked = explore.question(finding.key)
+asked
+
+# %%
+among_all = clock.perceived_table(now, rounded_features, always)
+block = measured.most_mistaken(among_all)
+asked.reveal(explore.clock_face({explore.NEAREST: among_all}, block, finding.words))
+
+# %% [markdown]
+# The picture looks each of the 20 features up among all 1000 timesteps the network was trained
+# on. The sentence above it counts only the sampler's own 20, which lie 50 apart.
+# <!-- numbers: 20, 1000, 50 -->
+
+# %%
+print(f"among the sampler's steps: {100 * clock.mistaken(among_own):.1f} % mistaken")
+print(f"among all timesteps: {100 * clock.mistaken(among_all):.1f} % mistaken")
+
+# %% [markdown] tags=["quoted"]
+# TFMQ-DM shows Stable Diffusion at W4A8 with 50 steps: cosines dip to between 0.92 and 0.97 in
+# the last 20 steps, and one block takes steps for others up to 5 away (quoted).
+
+# %% [markdown]
+# ### What decides
+#
+# A clock is misread when its error reaches half the distance to the next step. So the *decider*
+# of this topic is error over distance, one ratio for every block. The curve is a made-up clock:
+# points on a line, with an error of a given length in a random direction.
+
+# %%
+apart = {
+    "ours, W4": clock.separation(always, always.of(rounded)),
+    "ours, W2": clock.separation(
+        always, always.of(clock.only_clock(pipe, calibration, 2, None, temporal="nearest"))
+    ),
+}
+explore.decider_chart(apart)
+
+# %% [markdown]
+# ## 2. TFMQ-DM: set the clock apart
+#
+# *Picture.* A clock in a drawer of its own. *Words.* Block reconstruction rounds a projection so
+# that its block's output fits a few pictures; its features pay for that. TFMQ-DM takes the whole
+# path out of the blocks and reconstructs it alone, on every timestep there is, with the features
+# themselves as the target (TIAR):
+#
+# $$\mathcal L_\text{TIAR} = \sum_i \big\| g_i(h(t)) - \hat g_i(\hat h(t)) \big\|_F^2$$
+#
+# One call does it, together with the ranges below:
+#
+# ```python
+# dqlab.quantize(pipe, "tfmq-dm", weights=4, activations=8)
+# ```
+
+# %% tags=["method-tfmq-dm"]
+learned = clock.only_clock(pipe, calibration, 4, None)
+loss = dqlab.describe(learned)["choices"]["tiar loss"]
+left = tfmq_dm.tiar_loss(now.features, now.of(learned))
+print(f"loss to nearest {loss['nearest']:.3g}, learned {loss['learned']:.3g}, again {left:.3g}")
+
+# %% [markdown]
+# Both sides of the equation as numbers. And the same clock again, repaired:
+
+# %%
+repaired = clock.perceived_table(now, now.of(learned), always)
+tables = {(4, explore.NEAREST): among_all, (4, explore.LEARNED): repaired}
+for bits in (3, 2):
+    for name, arm in ((explore.NEAREST, "nearest"), (explore.LEARNED, "tiar")):
+        q = clock.only_clock(pipe, calibration, bits, None, temporal=arm)
+        tables[bits, name] = clock.perceived_table(now, now.of(q), always)
+
+# %% tags=["explorer"]
+explore.clock_explorer(tables)
+
+# %% [markdown]
+# ### A range for every step
+#
+# The path's activations are a finite set too, so each step may have its own range (FSC): min-max
+# of that step, exactly.
+#
+# $$s_t = \frac{\max(x_t, 0) - \min(x_t, 0)}{2^b - 1}$$
+
+# %%
+explore.ranges_chart(clock.range_table(now), "u")
+
+# %% tags=["nbval-unit-db"]
+gains = clock.step_gains(pipe, calibration, now, (4, 6, 8))
+print(gains.groupby("bits")["gain"].mean().round(1).to_string())
+
+# %% [markdown]
+# ### Or keep the answers
+#
+# The journal version of the paper goes on: if there are only 20 vectors per block, store them in
+# 8 bits and drop the path. Its formulas were not at hand; this is a reconstruction.
+# <!-- numbers: 20 -->
+
+# %%
+kept = clock.only_clock(pipe, calibration, 2, 4, maintenance="cache")
+away = clock.cosine_table(now, now.of(kept))["away"].max()
+print(f"W2A4, features kept: the largest turn is {away:.1e}")
+show.source(tfmq_dm.cache_is_better)
+
+# %% [markdown] tags=["quoted"]
+# What the paper reports (quoted): on LSUN-Bedrooms at W4A8, FID 9.36 with block reconstruction
+# and 3.68 with TFMQ-DM; on MS-COCO with Stable Diffusion 14.49 for Q-Diffusion and 13.36. An
+# independent run in the survey's own tables did not see this advantage. FID does not compare with
+# our dB.
+
+# %% [markdown]
+# ## 3. QVD: levels that tell steps apart
+#
+# QVD is about video models. Its body could not be had: only its abstract, summaries and a public
+# port. **TDScore, the grid `logtau` and all formulas of SCRI below are dqlab's reconstructions.**
+# The effect is measured here on pictures, whose time path is built alike.
+#
+# ### Skewed values
+#
+# All projections read one tensor, $u = \mathrm{SiLU}(h(t))$.
+
+# %%
+skew = measured.skewed(now.inputs)
+skew
+
+# %% [markdown]
+# A grid for $u$ should be judged by whether steps stay apart, not by plain error. With each
+# channel standardised over the steps, $D_{tt'}$ is one minus the cosine between two steps:
+#
+# $$\mathrm{TDScore} = 1 - \frac{\sum_{t\ne t'} |\hat D_{tt'} - D_{tt'}|}{\sum_{t\ne t'} D_{tt'}}$$
+
+# %% tags=["explorer"]
+explore.grid_explorer(now.inputs)
+
+# %% tags=["method-qvd"]
+grid_table = clock.grid_table(now.inputs, (3, 4, 6, 8))
+explore.grids_table(grid_table)
+
+# %%
+logs = measured.log_grids(grid_table)
+logs
+
+# %% [markdown]
+# Two cautions. `log2` gains nothing from more bits, for its steps are whole octaves. And a uniform
+# grid for every step, TFMQ-DM's answer, stands in the same table.
+#
+# ### Scattered channels
+#
+# QVD's second observation: channels differ in range and in centre, so each covers few of the
+# levels of a common range. SCRI shifts and scales them, and the weights undo it:
+#
+# $$X' = (X - \delta)/\sigma,\quad W' = W\,\mathrm{diag}(\sigma),\quad
+# b' = b + \textstyle\sum_k W_k\,\delta$$
+
+# %%
+layers = clock.channels(pipe, calibration, held_out, every=4)
+print(f"a channel covers {100 * layers.coverage()['kappa'].mean():.0f} % of its layer's range")
+
+# %% tags=["explorer"]
+explore.channel_explorer(layers)
+
+# %%
+scri = {
+    "W8A4": clock.alpha_gains(layers.outputs(8, 4)),
+    "W4A6": clock.alpha_gains(layers.outputs(4, 6)),
+}
+explore.alphas_table(scri)
+
+# %% [markdown]
+# A see-saw: what leaves the activations enters the weights. So `qvd` searches alpha layer
+# by layer, "none" included. (Every fourth layer is shown, to save time.)
+
+# %% [markdown] tags=["quoted"]
+# QVD's abstract reports FVD better by 205.12 than the best method before it, at W8A8 (quoted).
+# Model and data set behind that figure are not known to us.
+
+# %% [markdown]
+# ## 4. The ledger
+#
+# Whole networks now, all other weights rounded to nearest, so that the rows differ in the clock
+# alone (and, for `qvd`, in the channels).
+
+# %%
+ledger_table(results.frames["ledger"])
+
+# %%
+again = dqlab.quantize(pipe, measured.arm("tfmq-dm"), 4, 8, calibration=calibration)
+live = dqlab.metrics.mean_sqnr_db(ph.ledger.powers_of(again, held_out))
+stored = measured.of_ledger(results.frames["powers"], 4, 8, "tfmq-dm")
+was = dqlab.metrics.mean_sqnr_db(stored[stored["seed"].isin(seeds.HELD_OUT[:2])])
+print(redo("W4A8, tfmq-dm, two seeds", was, live, tolerance=0.2, unit="dB"))
+
+# %% [markdown]
+# ## 5. What reproduces here
+
+# %%
+claims = measured.claims(
+    {"nearest": among_all, "tiar": repaired},
+    (loss["nearest"], loss["learned"]),
+    gains,
+    grid_table,
+    scri["W8A4"],
+    results.frames["powers"],
+)
+explore.claims_table(claims)
+
+# %% [markdown]
+# ## Exercises
+#
+# Replace `raise NotImplementedError()`, run, then run the check below it.
+
+# %%
+show.exercise(
+    "Which step is it?",
+    "E holds the true features of T steps, [T, C], and Eq the rounded ones of the same steps. "
+    "Write perceived_step(E, Eq): for every row of Eq the index of the step whose true feature "
+    "has the largest cosine with it.",
+    minutes=10,
+    difficulty=2,
+    hints=["Divide every row by its length.", "A product of two matrices gives all cosines."],
+)
+
+
+# %% tags=["exercise"] exercise="perceived"
+def perceived_step(E, Eq):
+    """Index of the step each rounded feature looks like, [T]."""
+    ### BEGIN SOLUTION
+    unit = torch.nn.functional.normalize
+    return (unit(Eq, dim=1) @ unit(E, dim=1).T).argmax(1)
+    ### END SOLUTION
+
+
+# %% tags=["check"] exercise="perceived"
+check = show.Check("which step is it")
+generator = torch.Generator().manual_seed(0)
+truth = torch.randn(9, 16, generator=generator)
+sizes = torch.rand(9, 1, generator=generator) * 5 + 0.1
+
+
+@check.case("unchanged features are their own step", "Compare E with itself.")
+def _(answer):
+    return answer(truth, truth).tolist() == list(range(9))
+
+
+@check.case("finds features shifted by two steps", "Rows are steps; which index do you return?")
+def _(answer):
+    return answer(truth, truth.roll(-2, 0)).tolist() == [2, 3, 4, 5, 6, 7, 8, 0, 1]
+
+
+@check.case("the length of a feature does not matter", "The cosine forgets lengths.")
+def _(answer):
+    return answer(truth * sizes, truth / sizes).tolist() == list(range(9))
+
+
+check(perceived_step)
+
+
+# %% tags=["mistake"] exercise="perceived" why="nearest by Euclidean distance minds the length"
+def perceived_step(E, Eq):
+    return torch.cdist(Eq, E).argmin(1)
+
+
+# %% tags=["mistake"] exercise="perceived" why="looks along the wrong axis"
+def perceived_step(E, Eq):
+    unit = torch.nn.functional.normalize
+    return (unit(Eq, dim=1) @ unit(E, dim=1).T).argmax(0)
+
+
+# %% [markdown] tags=["solution"]
+# Which row of which is compared decides whether a shift by two comes out as two ahead or behind.
+
+# %%
+show.exercise(
+    "A range for one step",
+    "Values of one step lie between low and high. Write step_range(low, high, bits): the scale "
+    "and the whole-numbered zero point of a uniform grid from code 0 to 2**bits - 1 that covers "
+    "them and the value 0.",
+    minutes=10,
+    difficulty=2,
+    hints=["Which values must be covered besides low and high?", "Zero must fall on a code."],
+)
+
+
+# %% tags=["exercise"] exercise="range"
+def step_range(low, high, bits):
+    """(scale, zero point) of one step."""
+    ### BEGIN SOLUTION
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = (high - low) / (2**bits - 1)
+    return scale, round(-low / scale)
+    ### END SOLUTION
+
+
+# %% tags=["check"] exercise="range"
+check = show.Check("a range for one step")
+
+
+def _close(found, scale, zero):
+    return abs(found[0] - scale) < 1e-9 and found[1] == zero
+
+
+@check.case("-1 to 14 at 4 bits: scale 1, zero point 1", "There are 15 gaps between 16 levels.")
+def _(answer):
+    return _close(answer(-1.0, 14.0, 4), 1.0, 1)
+
+
+@check.case("3 to 30 at 4 bits reaches down to 0", "Zero is always among the levels.")
+def _(answer):
+    return _close(answer(3.0, 30.0, 4), 2.0, 0)
+
+
+@check.case("-30 to -3 at 4 bits ends at 0", "Its zero point is the highest code.")
+def _(answer):
+    return _close(answer(-30.0, -3.0, 4), 2.0, 15)
+
+
+check(step_range)
+
+
+# %% tags=["mistake"] exercise="range" why="leaves zero out of the range"
+def step_range(low, high, bits):
+    scale = (high - low) / (2**bits - 1)
+    return scale, round(-low / scale)
+
+
+# %% tags=["mistake"] exercise="range" why="counts levels where it should count gaps"
+def step_range(low, high, bits):
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = (high - low) / 2**bits
+    return scale, round(-low / scale)
+
+
+# %% [markdown] tags=["solution"]
+# A zero point outside the codes cannot be stored in as many bits as the codes have.
+
+# %%
+show.exercise(
+    "What keeping costs",
+    "A sampler has `steps` steps, and the blocks' features have these numbers of channels. Write "
+    "kept_bytes(steps, channels): bytes to keep every feature in 8 bits, with a scale and a zero "
+    "point of 4 bytes each for every feature vector.",
+    minutes=5,
+    difficulty=1,
+    hints=["One byte for every value.", "How many vectors are there?"],
+)
+
+
+# %% tags=["exercise"] exercise="kept"
+def kept_bytes(steps, channels):
+    """Bytes of all kept features."""
+    ### BEGIN SOLUTION
+    return steps * (sum(channels) + 8 * len(channels))
+    ### END SOLUTION
+
+
+# %% tags=["check"] exercise="kept"
+check = show.Check("what keeping costs")
+
+
+@check.case("one block of 64 channels, 20 steps: 1440 bytes", "64 values and 8 bytes a step.")
+def _(answer):
+    return answer(20, [64]) == 1440
+
+
+@check.case("blocks add up", "Each brings its own ranges.")
+def _(answer):
+    return answer(10, [48, 96, 96]) == 2640
+
+
+check(kept_bytes)
+
+
+# %% tags=["mistake"] exercise="kept" why="one range for all steps of a block"
+def kept_bytes(steps, channels):
+    return steps * sum(channels) + 8 * len(channels)
+
+
+# %% tags=["mistake"] exercise="kept" why="counts full-precision values"
+def kept_bytes(steps, channels):
+    return steps * (4 * sum(channels) + 8 * len(channels))
+
+
+# %% [markdown] tags=["solution"]
+# A few kilobytes: less than the path they stand for.
+
+# %%
+show.exercise(
+    "Rounding to powers of two",
+    "Write nearest_power(y): y, from 0 up to 1, rounded to the nearest power of two 2**-q, the "
+    "middle between two powers going up; 0 stays 0.",
+    minutes=10,
+    difficulty=2,
+    hints=["Find the power at or below y.", "Half-way to the next one is 1.5 times it."],
+)
+
+
+# %% tags=["exercise"] exercise="power"
+def nearest_power(y):
+    """The nearest 2**-q of one number."""
+    ### BEGIN SOLUTION
+    if y == 0:
+        return 0.0
+    below = 1.0
+    while below > y:
+        below /= 2
+    return 2 * below if y >= 1.5 * below else below
+    ### END SOLUTION
+
+
+# %% tags=["check"] exercise="power"
+check = show.Check("rounding to powers of two")
+
+
+@check.case("0.7 lies nearer to 1/2, 0.8 nearer to 1", "The middle of 1/2 and 1 is 3/4.")
+def _(answer):
+    return answer(0.7) == 0.5 and answer(0.8) == 1.0
+
+
+@check.case("0.72 is 1/2, though its logarithm is nearer to that of 1", "Middles are plain means.")
+def _(answer):
+    return answer(0.72) == 0.5 and answer(0.75) == 1.0
+
+
+@check.case("powers and zero stay", "What is on the grid stays there.")
+def _(answer):
+    return [answer(v) for v in (0, 1, 0.25, 0.0625)] == [0, 1, 0.25, 0.0625]
+
+
+check(nearest_power)
+
+
+# %% tags=["mistake"] exercise="power" why="rounds the logarithm: the middle is geometric"
+def nearest_power(y):
+    return 0.0 if y == 0 else 2.0 ** round(float(torch.tensor(y, dtype=torch.float64).log2()))
+
+
+# %% tags=["mistake"] exercise="power" why="always rounds down"
+def nearest_power(y):
+    below = 1.0
+    while 0 < y < below:
+        below /= 2
+    return below if y else 0.0
+
+
+# %% [markdown] tags=["solution"]
+# `log2` of the port rounds at plain middles, `logtau` at geometric ones: they differ between 1.41
+# and 1.5 times a power.
+# <!-- numbers: 1.41, 1.5 -->
+
+# %%
+show.exercise(
+    "Zeros at the border",
+    "SCRI shifts and scales channels, X' = (X - delta) / sigma. The convolution behind it used to "
+    "pad X with zeros. Write border(delta, sigma): what X' must be padded with, per channel.",
+    minutes=5,
+    difficulty=3,
+    hints=["What does a zero of X become?", "The padding must mean the same as before: X = 0."],
+)
+
+
+# %% tags=["exercise"] exercise="border"
+def border(delta, sigma):
+    """The padding value of every channel, [C]."""
+    ### BEGIN SOLUTION
+    return -delta / sigma
+    ### END SOLUTION
+
+
+# %% tags=["check"] exercise="border"
+check = show.Check("zeros at the border")
+delta, sigma = torch.tensor([0.5, -1.0, 0.0]), torch.tensor([1.0, 0.25, 0.5])
+
+
+@check.case("a channel around 0 keeps its zeros", "Nothing is shifted there.")
+def _(answer):
+    return answer(delta, sigma)[2] == 0
+
+
+@check.case("the others get the shifted, scaled zero", "Put X = 0 into the formula.")
+def _(answer):
+    return torch.allclose(answer(delta, sigma), torch.tensor([-0.5, 4.0, 0.0]))
+
+
+check(border)
+
+
+# %% tags=["mistake"] exercise="border" why="pads with zeros, which now mean delta"
+def border(delta, sigma):
+    return torch.zeros_like(delta)
+
+
+# %% tags=["mistake"] exercise="border" why="forgets the scale"
+def border(delta, sigma):
+    return -delta
+
+
+# %% [markdown] tags=["solution"]
+# Padding the shifted tensor with zeros says "delta" at every border: another function.
+#
+# ## Recap
+
+# %%
+for verdict in (finding, skew, logs):
+    print("-", verdict)
+for claim in claims.values():
+    print(f"- {claim.says}: {claim.outcome}")
+
+# %% [markdown]
+# Every value must land on one of $2^b$ levels. On the time path all values are known beforehand,
+# so nobody has to guess: reconstruct them alone, give each step its range, or keep the answers.
+# What is left over is an error that all pictures share. That is the topic of `1.5`.
+#
+# ## References
+#
+# - Y. Huang and others, *TFMQ-DM: Temporal Feature Maintenance Quantization for Diffusion
+#   Models*, CVPR 2024, arXiv 2311.16503; journal version arXiv 2407.19547.
+# - S. Tian and others, *QVD: Post-training Quantization for Video Diffusion Models*, ACM
+#   MM 2024, arXiv 2407.11585.
+# - M. Nagel and others, *Up or Down? Adaptive Rounding for Post-Training Quantization*, ICML
+#   2020, arXiv 2004.10568.

@@ -1,0 +1,156 @@
+"""What 1.4 measures, on a pipeline with random weights, and its sentences for every outcome."""
+
+import pandas as pd
+import pytest
+import torch
+
+from dqlab.phenomena import clock
+from dqlab.phenomena import time_information as measured
+from dqlab.phenomena.ledger import OUTCOMES
+from dqlab.trajectory import record
+
+
+@pytest.fixture(scope="module")
+def states(pipe, sampler):
+    return record(pipe, [0, 1], {"num_inference_steps": 20})[0]
+
+
+@pytest.fixture(scope="module")
+def full(pipe, states):
+    return clock.clock(pipe, states)
+
+
+@pytest.fixture(scope="module")
+def rounded(pipe, states, full):
+    return full.of(clock.only_clock(pipe, states, 2, None, temporal="nearest"))
+
+
+def test_an_exact_clock_is_read_right(full) -> None:
+    table = clock.perceived_table(full, full.features)
+    assert clock.mistaken(table) == 0
+    assert set(table["layer"]) == set(full.path.blocks)
+    assert clock.cosine_table(full, full.features)["away"].abs().max() < 1e-6
+    assert (clock.separation(full, full.features)["ratio"] == 0).all()
+
+
+def test_a_shifted_clock_is_found_and_its_decider_is_one(full) -> None:
+    shifted = [E.roll(1, 0) for E in full.features]
+    table = clock.perceived_table(full, shifted)
+    assert table["perceived"].tolist() == full.t.roll(1).tolist() * len(full.features)
+    assert clock.mistaken(table) == 1
+    assert (clock.separation(full, shifted)["ratio"] >= 1).all()
+
+
+def test_a_clock_may_be_read_among_more_steps(pipe, states, full, rounded) -> None:
+    always = clock.clock(pipe, states, 1000)
+    table = clock.perceived_table(full, rounded, always)
+    assert table["t"].nunique() == 20 and clock.mistaken(table) >= clock.mistaken(
+        clock.perceived_table(full, rounded)
+    )
+    exact = clock.perceived_table(full, full.features, always)
+    assert clock.mistaken(exact) == 0
+
+
+def test_only_the_clock_is_quantized(pipe, states, full) -> None:
+    import dqlab
+
+    q = clock.only_clock(pipe, states, 4, 8, temporal="nearest")
+    sites = dqlab.describe(q)["formats"]
+    assert {site.rsplit(".", 1)[0] for site in sites} == set(full.path.layers)
+
+
+def test_ranges_and_what_they_gain(pipe, states, full) -> None:
+    table = clock.range_table(full)
+    u = table[table["layer"] == "u"]
+    assert u["low"].tolist() == pytest.approx(full.inputs.amin(1).tolist(), rel=1e-5)
+    gains = clock.step_gains(pipe, states, full, (8,))
+    assert len(gains) == 20 * len(full.features) and gains["gain"].notna().all()
+
+
+def test_grids_by_bits(full) -> None:
+    table = clock.grid_table(full.inputs, (4, 8))
+    rows = table.set_index("grid")
+    assert {"uint4", "log2-4-signed", "logtau-4-6", "uint4, by step", "uint8"} <= set(rows.index)
+    assert rows.loc["uint8", "db"] > rows.loc["uint4", "db"]
+    assert rows.loc["uint8, by step", "db"] >= rows.loc["uint8", "db"]
+
+
+def test_channels_before_and_after(pipe, states) -> None:
+    found = clock.channels(pipe, states, states, rows=2, every=9)
+    assert not any("time_emb_proj" in p for p in found.ranges)
+    assert found.coverage()["kappa"].between(0, 1).all()
+    few = clock.Channels(found.net, found.ranges, dict(list(found.inputs.items())[:2]))
+    outputs = few.outputs(8, 4)
+    gains = clock.alpha_gains(outputs).set_index("alpha")
+    assert len(outputs) == 2 * 6 and gains.loc["none", "gain"] == 0
+    assert gains.loc["searched", "db"] >= gains["db"].max() - 1e-9
+
+
+def perceived(wrong: int, blocks: int = 3, steps: int = 20) -> pd.DataFrame:
+    t = [float(i) for i in range(steps)]
+    shown = [v + (i < wrong) * 0.5 for i, v in enumerate(t)]
+    parts = [pd.DataFrame({"layer": f"b{b}", "t": t, "perceived": shown}) for b in range(blocks)]
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.mark.parametrize(("wrong", "key"), [(0, "none"), (3, "few"), (12, "more")])
+def test_the_answer_to_the_question_is_counted(wrong, key) -> None:
+    found = measured.steps_mistaken(perceived(wrong), 4)
+    assert found.key == key and f"mistakes {wrong} of 20 steps" in found.words
+
+
+def test_the_most_mistaken_block() -> None:
+    table = perceived(2)
+    table.loc[table["layer"] == "b1", "perceived"] = -1.0
+    assert measured.most_mistaken(table) == "b1"
+
+
+@pytest.mark.parametrize(
+    ("u", "key"),
+    [
+        (torch.linspace(-1, 1, 100), "absent"),
+        (torch.exp2(torch.linspace(0, 6, 100)), "weaker"),
+        (torch.exp2(torch.linspace(0, 16, 100)), "holds"),
+    ],
+)
+def test_skewness_in_words(u, key) -> None:
+    assert measured.skewed(u[None]).key == key
+
+
+@pytest.mark.parametrize(
+    ("scores", "key"), [((0.9, 0.8), "some"), ((0.1, 0.8), "never"), ((0.9, 0.99), "always")]
+)
+def test_where_log_grids_win(scores, key) -> None:
+    rows = []
+    for bits, score in zip((4, 8), scores, strict=True):
+        rows += [(bits, f"uint{bits}", 0.85), (bits, f"log2-{bits}-signed", score)]
+        rows += [(bits, f"uint{bits}, by step", 1.0)]
+    table = pd.DataFrame(rows, columns=["bits", "grid", "td_score"])
+    assert measured.log_grids(table).key == key
+
+
+def test_everything_stored_and_every_claim(pipe, states, full, rounded, shipped) -> None:
+    from dataclasses import replace
+
+    from dqlab.models.families import Sampler
+
+    plan = measured.Plan(1, 2, 2, 1, ((4, 8),), Sampler(20))
+    few = dict(list(measured.ARMS.items())[:2]) | {
+        "tfmq-dm": ("tfmq-dm", {"reconstruct": False, "temporal": "nearest", "scope": "all"}),
+        "qvd": ("qvd", {"alpha": 1.0}),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measured, "ARMS", few)
+        frames, tensors = measured.measure(pipe, replace(plan))
+    assert frames["ledger"]["method"].tolist() == list(few)
+    assert tensors["made"].shape[:3] == (1, 4, 1)
+    found = measured.claims(
+        {"nearest": clock.perceived_table(full, rounded), "tiar": perceived(0)},
+        (1.0, 0.25),
+        clock.step_gains(pipe, states, full, (8,)),
+        clock.grid_table(full.inputs, (4,)),
+        pd.DataFrame({"alpha": ["none", "1"], "gain": [0.0, 4.0]}),
+        frames["powers"],
+    )
+    assert {c.outcome for c in found.values()} <= set(OUTCOMES)
+    assert found["tiar"].outcome == OUTCOMES[0] == found["scri"].outcome
