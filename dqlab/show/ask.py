@@ -15,7 +15,7 @@ from dqlab.show.panel import put_plates
 from dqlab.show.roles import style
 
 WIDTH, LINE = 600, 18  # of the picture of a question, in CSS pixels
-SHADES = 6  # ink, plate and the edges between them
+SHADES = 4  # ink, plate and the edges between them
 
 
 class Question:

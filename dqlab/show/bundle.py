@@ -21,7 +21,7 @@ from dqlab.errors import InvalidInputError
 
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
 PALETTE = 256  # colours; makes a picture three times smaller, to no visible effect
-CHART_PALETTE = 48  # enough for a colour scale, a few looks and their smoothed edges
+CHART_PALETTE = 32  # enough for a colour scale, a few looks and their smoothed edges
 _QUICK: ContextVar[bool] = ContextVar("quick", default=False)
 SCALE = 2  # device pixels per CSS pixel, so that text is sharp on dense screens
 
@@ -185,7 +185,7 @@ def _palette(shades: np.ndarray, counts: np.ndarray, colours: int) -> tuple[list
         kept.append(int((error * counts).argmax()))
 
 
-def fewer_colours(pixels: np.ndarray, colours: int = 112) -> np.ndarray:
+def fewer_colours(pixels: np.ndarray, colours: int = 208) -> np.ndarray:
     """Images [..., W, 3] in [0, 1] with a shared palette: a strip becomes three times smaller."""
     if is_quick():
         return pixels

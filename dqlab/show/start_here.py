@@ -302,10 +302,16 @@ def categories_table() -> Page:
 def papers_table() -> Page:
     """The 27 papers: title, venue, moments, idea."""
     rows = [
-        (p["category"], p["name"], f"{p['title']} ({_where(p)})", p["idea"], *_marks(p["moments"]))
+        (
+            p["category"],
+            p["name"],
+            f"{p['title']} ({_where(p)})",
+            p["idea"],
+            ", ".join(p["moments"]),
+        )
         for p in papers()
     ]
-    heads = ("", "method", "paper", "idea", *MOMENTS)
+    heads = ("", "method", "paper", "idea", "moments")
     return table(f"{len(rows)} papers and the moments they act at.", heads, rows)
 
 
@@ -317,7 +323,3 @@ def _notebook(row: Mapping[str, str]) -> str:
 def _where(paper: Mapping[str, str]) -> str:
     number = paper["arxiv"] and f"arXiv {paper['arxiv']}"
     return ", ".join(part for part in (paper["venue"], number) if part)
-
-
-def _marks(moments: Sequence[str]) -> list[str]:
-    return ["yes" if moment in moments else "" for moment in MOMENTS]

@@ -72,7 +72,7 @@ pictures = shipped.pictures(results)
 rounded = (images * 15).round() / 15
 rows = {"full_precision": images, "picture in 4 bits": rounded, "rtn": pictures[4, 4]}
 looks = {"picture in 4 bits": "ablation_1"}
-show.image_grid(rows, roles=looks, count=6, value_range=(0, 1))
+show.image_grid(rows, roles=looks, count=5, value_range=(0, 1))
 
 # %% [markdown]
 # Row 2 stores the *finished picture* with 16 values per colour. Row 3 lets the *network* compute
