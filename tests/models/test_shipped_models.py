@@ -58,10 +58,9 @@ def test_a_model_paints_what_it_is_told(name) -> None:
     assert min(found["colour"], found["background"]) >= 0.75
 
 
-@pytest.mark.parametrize("name", ["video-unet", "video-dit"])
-def test_a_clip_keeps_its_colours_and_moves(name) -> None:
+def test_a_clip_keeps_its_colours_and_moves() -> None:
     """By chance a frame in four has its clip's background, one in eight its colour."""
-    pipe, wanted = dqlab.load(name), list(seeds.GALLERY[:2])
+    pipe, wanted = dqlab.load("video-unet"), list(seeds.GALLERY[:2])
     clips = family_of(pipe).run(pipe, Sampler(10), wanted)
     same = frame_consistency(clips, load_classifier())
     assert min(same["colour"].mean, same["background"].mean) >= 0.75
@@ -74,14 +73,6 @@ def test_sr_unet_is_nearer_to_the_truth_than_bicubic() -> None:
     low = shrink(sharp, 16)
     restored = restore(dqlab.load("sr-unet"), low, range(16))
     assert psnr(restored, sharp).mean() > psnr(enlarge(low, 32), sharp).mean()
-
-
-@torch.no_grad()
-def test_the_bits_of_binary_latent_keep_the_picture() -> None:
-    """20 dB is what the model was to reach; a picture's mean colour alone gives about 12."""
-    pictures = held_out_pictures()[0][:16]
-    network = dqlab.load("binary-latent").autoencoder
-    assert psnr(network.decode(network.encode(pictures)).clamp(-1, 1), pictures).mean() >= 20
 
 
 def test_shipped_files_name_no_place_on_any_machine() -> None:
