@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+from explorer_cases import presets_move_the_picture, settings_have_sentences_of_their_own
 
 from dqlab.errors import InvalidInputError
 from dqlab.phenomena import bimodal_shortcuts as measured
@@ -10,9 +11,7 @@ from dqlab.phenomena.ledger import Claim
 from dqlab.phenomena.shortcuts import Shortcut, synthetic_gain
 from dqlab.phenomena.stored import Stored
 from dqlab.show import bimodal_shortcuts as explore
-from dqlab.show.bundle import quickly
 from dqlab.show.deciders import decider
-from dqlab.show.explorer import Explorer, Frame
 from dqlab.show.skylines import skyline
 from dqlab.show.tables import table
 
@@ -66,22 +65,12 @@ MAKERS = {
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_settings_have_a_sentence_of_their_own(name: str) -> None:
-    explorer: Explorer = MAKERS[name]()
-    settings = list(explorer.grid())
-    some = settings[:: -(-len(settings) // 10)]
-    with quickly():
-        told = {explorer.frame(setting)[1] for setting in some}
-    assert len(told) == len(some)
+    settings_have_sentences_of_their_own(MAKERS[name]())
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_presets_move_the_picture(name: str) -> None:
-    frame = Frame(MAKERS[name]())
-    pictures = set()
-    for button in frame.presets.values():
-        button.click()
-        pictures.add(frame.image.value)
-    assert len(pictures) == len(frame.presets)
+    presets_move_the_picture(MAKERS[name]())
 
 
 def test_the_skyline_says_how_many_levels_the_narrower_part_keeps() -> None:

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+from explorer_cases import presets_move_the_picture, settings_have_sentences_of_their_own
 
 from dqlab.errors import InvalidInputError
 from dqlab.phenomena import correction_claims as cc
@@ -12,8 +13,6 @@ from dqlab.phenomena.ledger import Claim
 from dqlab.phenomena.stored import Stored
 from dqlab.show import correction_tables as tables
 from dqlab.show import error_correction as explore
-from dqlab.show.bundle import quickly
-from dqlab.show.explorer import Explorer, Frame
 
 BITS = ("W4A8", "W4A4")
 
@@ -70,22 +69,12 @@ MAKERS = {
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_settings_have_a_sentence_of_their_own(name: str) -> None:
-    explorer: Explorer = MAKERS[name]()
-    settings = list(explorer.grid())
-    some = settings[:: -(-len(settings) // 8)]
-    with quickly():
-        told = {explorer.frame(setting)[1] for setting in some}
-    assert len(told) == len(some)
+    settings_have_sentences_of_their_own(MAKERS[name]())
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_presets_move_the_picture(name: str) -> None:
-    frame = Frame(MAKERS[name]())
-    pictures = set()
-    for button in frame.presets.values():
-        button.click()
-        pictures.add(frame.image.value)
-    assert len(pictures) == len(frame.presets)
+    presets_move_the_picture(MAKERS[name]())
 
 
 def test_bars_are_stacked_to_the_whole() -> None:

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+from explorer_cases import presets_move_the_picture, settings_have_sentences_of_their_own
 
 from dqlab.errors import InvalidInputError
 from dqlab.methods.unet_dynamic.tdq import Grid
@@ -12,8 +13,6 @@ from dqlab.phenomena.ledger import Claim
 from dqlab.phenomena.stored import Stored
 from dqlab.show import dynamic_quantization as explore
 from dqlab.show import timed_ranges as draw
-from dqlab.show.bundle import quickly
-from dqlab.show.explorer import Frame
 from dqlab.show.ridges import ridges
 
 T, PAIRS = 4, ((4, 8), (4, 4))
@@ -73,21 +72,12 @@ MAKERS = {
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_settings_have_a_sentence_of_their_own(name: str) -> None:
-    explorer = MAKERS[name]()
-    settings = list(explorer.grid())
-    some = settings[:: -(-len(settings) // 7)]
-    with quickly():
-        told = {explorer.frame(setting)[1] for setting in some}
-    assert len(told) == len(some)
+    settings_have_sentences_of_their_own(MAKERS[name]())
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_presets_move_the_picture(name: str) -> None:
-    frame, pictures = Frame(MAKERS[name]()), set()
-    for button in frame.presets.values():
-        button.click()
-        pictures.add(frame.image.value)
-    assert len(pictures) == len(frame.presets)
+    presets_move_the_picture(MAKERS[name]())
 
 
 def test_ridges_lie_over_their_steps_with_band_and_ribbon() -> None:

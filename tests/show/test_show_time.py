@@ -3,14 +3,13 @@
 import pandas as pd
 import pytest
 import torch
+from explorer_cases import presets_move_the_picture, settings_have_sentences_of_their_own
 from torch import nn
 
 from dqlab.methods.channels import ChannelRange
 from dqlab.phenomena.clock import Channels, grid_table
 from dqlab.phenomena.ledger import Claim
 from dqlab.show import time_information as explore
-from dqlab.show.bundle import quickly
-from dqlab.show.explorer import Explorer, Frame
 
 BLOCKS = ("down_blocks.0.resnets.0", "up_blocks.0.resnets.0")
 
@@ -50,22 +49,12 @@ MAKERS = {
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_settings_have_a_sentence_of_their_own(name: str) -> None:
-    explorer: Explorer = MAKERS[name]()
-    settings = list(explorer.grid())
-    some = settings[:: -(-len(settings) // 10)]
-    with quickly():
-        told = {explorer.frame(setting)[1] for setting in some}
-    assert len(told) == len(some)
+    settings_have_sentences_of_their_own(MAKERS[name]())
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_presets_move_the_picture(name: str) -> None:
-    frame = Frame(MAKERS[name]())
-    pictures = set()
-    for button in frame.presets.values():
-        button.click()
-        pictures.add(frame.image.value)
-    assert len(pictures) == len(frame.presets)
+    presets_move_the_picture(MAKERS[name]())
 
 
 def test_the_clock_face_holds_the_diagonal() -> None:
