@@ -4,13 +4,16 @@ The trajectories are the full-precision model's; at every state the quantized ne
 too. What is compared is what the sampler sees: after guidance.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 
 from torch import Tensor
 
 from dqlab import seeds
 from dqlab.errors import InvalidInputError, NotApplicableError
+from dqlab.methods.correction import Correction
 from dqlab.methods.job import Job
+from dqlab.methods.method import Method
 from dqlab.trajectory import record, replay
 
 BATCH = 32
@@ -57,3 +60,27 @@ def check_predicts_noise(job: Job, slug: str) -> None:
             f"{slug} corrects predicted noise, but this model predicts {kind!r}. Use a model "
             "whose scheduler has prediction_type='epsilon'."
         )
+
+
+class FittedOnPairs(Method):
+    """A method whose correction is a statistic of both networks' predictions, step by step.
+
+    `samples` is the number of trajectories behind it, or None for the profile's.
+    """
+
+    samples: int | None
+
+    def correct(self, job: Job) -> Correction:
+        """Both networks on the same full-precision trajectories."""
+        check_predicts_noise(job, self.slug)
+        return self.fitted(paired_predictions(job, self.samples), len(job.context.schedule))
+
+    @abstractmethod
+    def fitted(self, pairs: Pairs, steps: int) -> Correction:
+        """The correction that belongs to predictions of both networks on `steps` steps.
+
+        Args:
+            pairs: (step, eps, eps_q) as `paired_predictions` yields them.
+            steps: of the sampler.
+
+        """

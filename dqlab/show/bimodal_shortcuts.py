@@ -19,7 +19,7 @@ from dqlab.show.deciders import decider
 from dqlab.show.explorer import Control, Explorer
 from dqlab.show.questions import Asked, asked
 from dqlab.show.skylines import skyline
-from dqlab.show.tables import judged, table
+from dqlab.show.tables import judged, pair, table
 
 FACTORS = (1, 2, 4, 8, 16, 32, 64, 128)
 SHARED, OWN = "one range for both", "a range of its own"
@@ -226,12 +226,12 @@ def ladder_explorer(results: Stored) -> Explorer:
     """Pictures of any rung at the bits where all rungs were measured."""
     exact, made = (to_pictures(results.tensors[name]) for name in ("exact", "ladder"))
     gains = measured.ladder_gains(results.frames["ladder"])
-    pairs = list(dict.fromkeys(_pair(row) for row in results.frames["ledger"].to_dict("records")))
+    pairs = list(dict.fromkeys(pair(row) for row in results.frames["ledger"].to_dict("records")))
     rungs = tuple(dict.fromkeys(gains["rung"]))
     heads = [f"seed {i}" for i in range(len(exact))]
 
     def compute(bits: str, rung: str) -> dict:
-        row = next(r for r in gains.to_dict("records") if (_pair(r), r["rung"]) == (bits, rung))
+        row = next(r for r in gains.to_dict("records") if (pair(r), r["rung"]) == (bits, rung))
         return {
             "made": made[pairs.index(bits), rungs.index(rung)],
             "words": f"{bits}, {rung}: {row['db']:.1f} dB.",
@@ -257,10 +257,6 @@ def ladder_explorer(results: Stored) -> Explorer:
     )
 
 
-def _pair(row: Mapping) -> str:
-    return f"W{row['weights']}A{row['activations']}"
-
-
 ANSWERS = {"helps": "yes", "nothing": "no clear gain", "hurts": "no, it hurts"}
 
 
@@ -272,7 +268,7 @@ def ladder_table(gains: pd.DataFrame) -> Page:
         # Adding zero makes -0.0 of a small negative number +0.0, whose sign depends on nothing.
         gain, low, high = (round(row[name], 1) + 0.0 for name in ("gain", "low", "high"))
         told = f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]" if verdict else ""
-        rows.append((_pair(row), row["rung"], f"{row['db']:.1f}", told, verdict))
+        rows.append((pair(row), row["rung"], f"{row['db']:.1f}", told, verdict))
     heads = ("bits", "rung", "SQNR [dB]", "gain on the rung before [dB]", "it helps?")
     words = "SQNR of the answer, mean over steps; 95 % intervals over seeds."
     pairs = dict.fromkeys(row[0] for row in rows)
@@ -280,28 +276,6 @@ def ladder_table(gains: pd.DataFrame) -> Page:
     if missing:
         words += f" Not measured: {measured.LAST} at {', '.join(missing)}."
     return table(words, heads, rows)
-
-
-def ledger_table(ledger: pd.DataFrame) -> Page:
-    """Method by method: SQNR, paired error, what still reads the same, computed cost."""
-    rows = [_ledger_row(row) for row in ledger.to_dict("records")]
-    heads = (
-        "bits", "method", "SQNR [dB]", "paired squared error, median", "garment / colour kept",
-        "kB", "10⁹ bit-operations a call",
-    )  # fmt: skip
-    return table("The ledger: same seeds, same 8-bit exceptions, computed cost.", heads, rows)
-
-
-def _ledger_row(row: Mapping) -> tuple[str, ...]:
-    return (
-        _pair(row),
-        row["method"],
-        f"{row['db']:.1f} [{row['db_low']:.1f}, {row['db_high']:.1f}]",
-        f"{row['mse']:.2e} [{row['mse_low']:.2e}, {row['mse_high']:.2e}]",
-        f"{100 * row['garment']:.0f} % / {100 * row['colour']:.0f} %",
-        f"{row['kilobytes']:.0f}",
-        f"{row['gigabitops']:.1f}",
-    )
 
 
 def claims_table(claims: Mapping[str, Claim]) -> Page:

@@ -14,7 +14,7 @@ from dqlab.phenomena import timed_ranges as tr
 from dqlab.phenomena import timed_verdicts as tv
 from dqlab.phenomena.stored import Stored, to_pictures
 from dqlab.phenomena.timed_ranges import Timed
-from dqlab.show import bimodal_shortcuts, charts
+from dqlab.show import charts, tables
 from dqlab.show.bundle import Page, Picture, number, percent
 from dqlab.show.combs import comb
 from dqlab.show.curves import db_over_steps
@@ -23,7 +23,7 @@ from dqlab.show.explorer import Control, Explorer
 from dqlab.show.maps import layer_step_map
 from dqlab.show.questions import Asked, asked
 from dqlab.show.ridges import ridges
-from dqlab.show.tables import judged, table
+from dqlab.show.tables import judged, pair, table
 from dqlab.show.timed_ranges import NAMES
 
 BITS = (3, 4, 6, 8)
@@ -265,14 +265,9 @@ def picture_explorer(results: Stored) -> Explorer:
     )
 
 
-def pair(row: Mapping) -> str:
-    """Such as W4A8."""
-    return f"W{row['weights']}A{row['activations']}"
-
-
 def ledger_table(ledger: pd.DataFrame) -> Page:
     """The series' ledger, with names for people."""
-    return bimodal_shortcuts.ledger_table(ledger.assign(method=ledger["setting"].map(NAMES)))
+    return tables.ledger_table(ledger.assign(method=ledger["setting"].map(NAMES)))
 
 
 def cost_rows(work: pd.DataFrame, ledger: pd.DataFrame, exported: Tensor) -> Page:

@@ -24,7 +24,7 @@ from dqlab.phenomena import calibration_strategy as measured
 from dqlab.phenomena.stored import redo
 from dqlab.reference import eda_dm, ptq4dm
 from dqlab.show import calibration_strategy as explore
-from dqlab.show.bimodal_shortcuts import ledger_table
+from dqlab.show.tables import ledger_table
 from dqlab.trajectory import record
 
 dqlab.setup()

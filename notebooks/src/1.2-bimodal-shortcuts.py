@@ -29,11 +29,12 @@ from dqlab.phenomena.stored import redo
 from dqlab.ranges import min_max
 from dqlab.reference import q_diffusion
 from dqlab.show import bimodal_shortcuts as explore
-from dqlab.show import charts
+from dqlab.show import charts, tables
 from dqlab.show import q_diffusion_text as explore_text
 from dqlab.trajectory import record
 from dqlab.trajectory.injected import relative_change
 
+# %% tags=["setup"]
 dqlab.setup()
 
 # %% [markdown]
@@ -258,7 +259,7 @@ explore.ladder_explorer(results)
 # still reads the same. Sizes and bit-operations are computed, not timed.
 
 # %%
-explore.ledger_table(results.frames["ledger"])
+tables.ledger_table(results.frames["ledger"])
 
 # %% [markdown]
 # ## 4. The other half of the paper: which states, and what attention keeps

@@ -24,7 +24,7 @@ from dqlab.phenomena import time_information as measured
 from dqlab.phenomena.stored import redo
 from dqlab.reference import tfmq_dm
 from dqlab.show import time_information as explore
-from dqlab.show.bimodal_shortcuts import ledger_table
+from dqlab.show.tables import ledger_table
 from dqlab.trajectory import record
 
 dqlab.setup()
@@ -311,26 +311,18 @@ def perceived_step(E, Eq):
 
 # %% tags=["check"] exercise="perceived"
 check = show.Check("which step is it")
-generator = torch.Generator().manual_seed(0)
-truth = torch.randn(9, 16, generator=generator)
-sizes = torch.rand(9, 1, generator=generator) * 5 + 0.1
+truth = torch.randn(9, 16, generator=torch.Generator().manual_seed(0))
+sizes, own = torch.arange(1.0, 10.0)[:, None], list(range(9))
 
-
-@check.case("unchanged features are their own step", "Compare E with itself.")
-def _(answer):
-    return answer(truth, truth).tolist() == list(range(9))
-
-
-@check.case("finds features shifted by two steps", "Rows are steps; which index do you return?")
-def _(answer):
-    return answer(truth, truth.roll(-2, 0)).tolist() == [2, 3, 4, 5, 6, 7, 8, 0, 1]
-
-
-@check.case("the length of a feature does not matter", "The cosine forgets lengths.")
-def _(answer):
-    return answer(truth * sizes, truth / sizes).tolist() == list(range(9))
-
-
+check.case("unchanged features are their own step", "Compare E with itself.")(
+    lambda answer: answer(truth, truth).tolist() == own
+)
+check.case("finds features shifted by two steps", "Rows are steps; which index do you return?")(
+    lambda answer: answer(truth, truth.roll(-2, 0)).tolist() == [2, 3, 4, 5, 6, 7, 8, 0, 1]
+)
+check.case("the length of a feature does not matter", "The cosine forgets lengths.")(
+    lambda answer: answer(truth * sizes, truth / sizes).tolist() == own
+)
 check(perceived_step)
 
 
@@ -374,25 +366,20 @@ def step_range(low, high, bits):
 check = show.Check("a range for one step")
 
 
-def _close(found, scale, zero):
-    return abs(found[0] - scale) < 1e-9 and found[1] == zero
+def gives(low, high, scale, zero):
+    """A case: the scale and zero point at 4 bits."""
+    return lambda answer: tuple(answer(low, high, 4)) == (scale, zero)
 
 
-@check.case("-1 to 14 at 4 bits: scale 1, zero point 1", "There are 15 gaps between 16 levels.")
-def _(answer):
-    return _close(answer(-1.0, 14.0, 4), 1.0, 1)
-
-
-@check.case("3 to 30 at 4 bits reaches down to 0", "Zero is always among the levels.")
-def _(answer):
-    return _close(answer(3.0, 30.0, 4), 2.0, 0)
-
-
-@check.case("-30 to -3 at 4 bits ends at 0", "Its zero point is the highest code.")
-def _(answer):
-    return _close(answer(-30.0, -3.0, 4), 2.0, 15)
-
-
+check.case("-1 to 14 at 4 bits: scale 1, zero point 1", "There are 15 gaps between 16 levels.")(
+    gives(-1.0, 14.0, 1.0, 1)
+)
+check.case("3 to 30 at 4 bits reaches down to 0", "Zero is always among the levels.")(
+    gives(3.0, 30.0, 2.0, 0)
+)
+check.case("-30 to -3 at 4 bits ends at 0", "Its zero point is the highest code.")(
+    gives(-30.0, -3.0, 2.0, 15)
+)
 check(step_range)
 
 

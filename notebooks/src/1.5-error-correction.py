@@ -36,6 +36,7 @@ from dqlab.show import correction_tables as tables
 from dqlab.show import error_correction as explore
 from dqlab.trajectory import record
 
+# %% tags=["setup"]
 dqlab.setup()
 
 # %% [markdown]
@@ -546,14 +547,17 @@ def split(D, eps):
     ### END SOLUTION
 
 
-# %% tags=["check"] exercise="budget"
-check = show.Check("a budget that adds up")
+# %% tags=["setup"]
+# An error whose parts are known, for the check.
 generator = torch.Generator().manual_seed(1)
 centre = torch.tensor([2.0, -1.0, 0.5]).reshape(1, 3, 1, 1)
 truth = torch.randn(64, 3, 8, 8, generator=generator) + centre
 height = torch.tensor([0.3, -0.3, 0.0])
 noise = 0.1 * torch.randn(truth.shape, generator=generator)
 error = 0.2 * truth + height.reshape(1, 3, 1, 1) + noise
+
+# %% tags=["check"] exercise="budget"
+check = show.Check("a budget that adds up")
 
 
 @check.case("the slope of 0.2 is found", "Channel means of eps must not enter the slope.")

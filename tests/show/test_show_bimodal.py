@@ -13,7 +13,7 @@ from dqlab.phenomena.stored import Stored
 from dqlab.show import bimodal_shortcuts as explore
 from dqlab.show.deciders import decider
 from dqlab.show.skylines import skyline
-from dqlab.show.tables import table
+from dqlab.show.tables import ledger_table, table
 
 
 def shortcut(name: str = "up_blocks.0.resnets.0.conv_shortcut") -> Shortcut:
@@ -114,7 +114,7 @@ def test_tables_say_in_words_what_they_show() -> None:
     assert "Not measured" not in ladder.words
     fewer = gains[(gains["rung"] != measured.LAST) | (gains["activations"] == 8)]
     assert "Not measured: + reconstruction at W4A4." in explore.ladder_table(fewer).words
-    ledger = explore.ledger_table(results().frames["ledger"])
+    ledger = ledger_table(results().frames["ledger"])
     assert "W4A8 | rtn | 20.0 [19.0, 21.0] | 1.00e-03" in ledger.words
     claim = Claim("split helps", "", 0.1, -0.2, 0.4, "dB", 1.0)
     assert "does not reproduce here" in explore.claims_table({"a": claim}).words

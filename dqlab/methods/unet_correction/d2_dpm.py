@@ -33,13 +33,11 @@ from torch import Tensor
 
 from dqlab.errors import InvalidInputError
 from dqlab.methods.correction import Correction, Step
-from dqlab.methods.job import Job
-from dqlab.methods.method import Method, Paper
+from dqlab.methods.method import Paper
 from dqlab.methods.predictions import (
+    FittedOnPairs,
     Pairs,
-    check_predicts_noise,
     check_samples,
-    paired_predictions,
 )
 from dqlab.models.families import Family
 from dqlab.reference import d2_dpm as paper
@@ -100,7 +98,7 @@ class DeterministicCorrection(MeanCorrection):
         return paper.ddim_sigma(*step.alphas, step.sigma, v_c)
 
 
-class D2Dpm(Method):
+class D2Dpm(FittedOnPairs):
     """Acts while sampling; put it behind any method that quantizes the network.
 
     Args:
@@ -157,19 +155,8 @@ class D2Dpm(Method):
             )
         return None
 
-    def correct(self, job: Job) -> Correction:
-        """Both networks on the same full-precision trajectories, a joint law at every step."""
-        check_predicts_noise(job, self.slug)
-        return self.fitted(paired_predictions(job, self.samples), len(job.context.schedule))
-
     def fitted(self, pairs: Pairs, steps: int) -> Correction:
-        """The correction that belongs to predictions of both networks on `steps` steps.
-
-        Args:
-            pairs: (step, eps, eps_q) as `paired_predictions` yields them.
-            steps: of the sampler.
-
-        """
+        """A joint law of prediction and error at every step."""
         seen: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(steps)]
         for index, eps, eps_q in pairs:
             seen[index].append((eps_q, eps_q - eps))

@@ -37,12 +37,11 @@ from dqlab.errors import InvalidInputError
 from dqlab.formats import Format
 from dqlab.methods.correction import Correction, Step
 from dqlab.methods.job import Job
-from dqlab.methods.method import Method, Paper
+from dqlab.methods.method import Paper
 from dqlab.methods.predictions import (
+    FittedOnPairs,
     Pairs,
-    check_predicts_noise,
     check_samples,
-    paired_predictions,
 )
 from dqlab.methods.step_bits import choose_step_bits
 from dqlab.models.families import Family
@@ -105,7 +104,7 @@ class Sums:
         return k, mu, variance.mean().clamp(min=0)
 
 
-class Ptqd(Method):
+class Ptqd(FittedOnPairs):
     """Acts while sampling; put it behind any method that quantizes the network.
 
     Args:
@@ -175,19 +174,8 @@ class Ptqd(Method):
         if set(sites) & set(job.sites("activation")):
             choose_step_bits(job, self.under, sites, (self.fewest, job.activations))
 
-    def correct(self, job: Job) -> Correction:
-        """Both networks on the same full-precision trajectories, statistics at every step."""
-        check_predicts_noise(job, self.slug)
-        return self.fitted(paired_predictions(job, self.samples), len(job.context.schedule))
-
     def fitted(self, pairs: Pairs, steps: int) -> Correction:
-        """The correction that belongs to predictions of both networks on `steps` steps.
-
-        Args:
-            pairs: (step, eps, eps_q) as `paired_predictions` yields them.
-            steps: of the sampler.
-
-        """
+        """Statistics of the error over the prediction at every step."""
         sums = [Sums() for _ in range(steps)]
         for index, eps, eps_q in pairs:
             sums[index].add(eps, eps_q - eps)
