@@ -224,11 +224,11 @@ def channels(pipe, calibration: States, others: States, rows: int = 8, every: in
 def alpha_gains(outputs: pd.DataFrame) -> pd.DataFrame:
     """From `Channels.outputs`: columns alpha, db, gain over none, improved (share of layers).
 
-    "searched" takes each layer's best.
+    "hindsight" takes each layer's best on the very inputs that judge: what no search can pass.
     """
     wide = outputs.pivot(index="layer", columns="alpha", values="db")
-    wide["searched"] = wide.max(axis=1)
-    order = [*outputs["alpha"].unique(), "searched"]
+    wide["hindsight"] = wide.max(axis=1)
+    order = [*outputs["alpha"].unique(), "hindsight"]
     rows = [
         (name, wide[name].mean(), (wide[name] - wide["none"]).mean(),
          float((wide[name] > wide["none"]).mean()))

@@ -247,7 +247,8 @@ explore.alphas_table(scri)
 
 # %% [markdown]
 # A see-saw: what leaves the activations enters the weights. So `qvd` searches alpha layer
-# by layer, "none" included. (Every fourth layer is shown, to save time.)
+# by layer, "none" included, on calibration inputs. The rows "hindsight" choose on the inputs they
+# are told on, so they are what no search can pass. (Every fourth layer is shown, to save time.)
 
 # %% [markdown] tags=["quoted"]
 # QVD's abstract reports FVD better by 205.12 than the best method before it, at W8A8 (quoted).

@@ -7,7 +7,8 @@ trajectory  only the time path quantized: how far latents end from where they sh
 ablation    {nearest, TIAR} x {one range, by step on the path, by step everywhere}: eps-SQNR
 freeze      block reconstruction with and without the time projections
 grids       QVD's candidates for time features, by TDScore and by SQNR
-channels    SCRI layer by layer: SQNR of outputs without it, at fixed alpha, at the searched one
+channels    SCRI layer by layer: SQNR of outputs without it, at fixed alpha, and at each
+            layer's best with hindsight
 qvd         min-max, HTDQ, SCRI, both, and TFMQ-DM's ranges by step: eps-SQNR
 """
 

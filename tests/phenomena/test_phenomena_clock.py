@@ -83,7 +83,7 @@ def test_channels_before_and_after(pipe, states) -> None:
     outputs = few.outputs(8, 4)
     gains = clock.alpha_gains(outputs).set_index("alpha")
     assert len(outputs) == 2 * 6 and gains.loc["none", "gain"] == 0
-    assert gains.loc["searched", "db"] >= gains["db"].max() - 1e-9
+    assert gains.loc["hindsight", "db"] >= gains["db"].max() - 1e-9
 
 
 def perceived(wrong: int, blocks: int = 3, steps: int = 20) -> pd.DataFrame:
