@@ -154,3 +154,11 @@ def test_everything_stored_and_every_claim(pipe, states, full, rounded, shipped)
     )
     assert {c.outcome for c in found.values()} <= set(OUTCOMES)
     assert found["tiar"].outcome == OUTCOMES[0] == found["scri"].outcome
+
+
+def test_a_grid_by_step_covers_each_step_alone() -> None:
+    """Step k is 2^k wide: on its own 4 bits it is off by at most half of a 15th of its range."""
+    u = torch.linspace(-1, 1, 33) * 2.0 ** torch.arange(4)[:, None]
+    error = (clock.grids(u, 4)["uint4, by step"] - u).abs().amax(1)
+    half = 2.0 ** torch.arange(4) / 15
+    assert (error <= half * 1.001).all()

@@ -115,7 +115,8 @@ def test_tables_say_in_words_what_they_show() -> None:
     fewer = gains[(gains["rung"] != measured.LAST) | (gains["activations"] == 8)]
     assert "Not measured: + reconstruction at W4A4." in explore.ladder_table(fewer).words
     ledger = ledger_table(results().frames["ledger"])
-    assert "W4A8 | rtn | 20.0 [19.0, 21.0] | 1.00e-03" in ledger.words
+    row = "20.0 [19.0, 21.0] | 1.00e-03 [5.00e-04, 2.00e-03] | 90 % / 100 % | 700 | 3.2"
+    assert f"W4A8 | rtn | {row}" in ledger.words
     claim = Claim("split helps", "", 0.1, -0.2, 0.4, "dB", 1.0)
     assert "does not reproduce here" in explore.claims_table({"a": claim}).words
 
