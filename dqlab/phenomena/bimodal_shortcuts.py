@@ -6,7 +6,6 @@ writes data/results/bimodal-shortcuts: about a quarter of an hour on one core, m
 reconstruction.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -117,15 +116,8 @@ def eight_bits(pipe, factor: float, split: bool, calibration: States, plan: Plan
     )
 
 
-def measure(
-    pipe, plan: Plan | None = None, say: Callable[[str], None] = lambda words: None
-) -> tuple[dict[str, pd.DataFrame], dict[str, Tensor]]:
+def measure(pipe, plan: Plan | None = None, say: stored.Say = stored.silent) -> stored.Found:
     """All frames and tensors of the notebook's stored results.
-
-    Args:
-        pipe: the full-precision pipeline.
-        plan: how much; default: what ships.
-        say: told what has been done.
 
     Returns:
         Frames sweep (factor, split, step, t, seed, signal, noise), ladder (weights, activations,

@@ -5,7 +5,6 @@
 writes data/results/calibration-strategy: some minutes on one core.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
@@ -119,15 +118,8 @@ def ranges_on(b: Bench, chosen: States) -> pd.DataFrame:
     return cal.reach(b.quantized, chosen, b.reach.sites).over(slice(None))
 
 
-def measure(
-    pipe, plan: Plan | None = None, say: Callable[[str], None] = lambda words: None
-) -> tuple[dict[str, pd.DataFrame], dict[str, Tensor]]:
+def measure(pipe, plan: Plan | None = None, say: stored.Say = stored.silent) -> stored.Found:
     """All frames and tensors of the notebook's stored results.
-
-    Args:
-        pipe: the full-precision pipeline.
-        plan: how much; default: what ships.
-        say: told what has been done.
 
     Returns:
         Frames picks (`picked_frame`), powers (source, step, t, seed, signal, noise), pictures

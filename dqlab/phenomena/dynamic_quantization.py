@@ -5,7 +5,6 @@
 writes data/results/dynamic-quantization: about three minutes on one core that it has to itself.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -106,15 +105,8 @@ def trained(pipe, name: str, weights: int, activations: int, calibration: States
                     calibration=calibration, data=plan.data)  # fmt: skip
 
 
-def measure(
-    pipe, plan: Plan | None = None, say: Callable[[str], None] = lambda words: None
-) -> tuple[dict[str, pd.DataFrame], dict[str, Tensor]]:
+def measure(pipe, plan: Plan | None = None, say: stored.Say = stored.silent) -> stored.Found:
     """All frames and tensors of the notebook's stored results.
-
-    Args:
-        pipe: the full-precision pipeline.
-        plan: how much; default: what ships.
-        say: told what has been done.
 
     Returns:
         Frames powers (weights, activations, setting, step, t, seed, signal, noise), ledger

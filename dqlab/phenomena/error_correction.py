@@ -6,7 +6,7 @@ writes data/results/error-correction: about five minutes on one core.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
@@ -67,7 +67,7 @@ REDONE = 2
 class Found:
     """Rows of the frames and the tensors, as they come in."""
 
-    say: Callable[[str], None]
+    say: stored.Say
     rows: dict[str, list] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
@@ -105,9 +105,9 @@ class Found:
 def measure(
     pipe,
     plan: Plan | None = None,
-    say: Callable[[str], None] = lambda words: None,
+    say: stored.Say = stored.silent,
     scale_shift=None,
-) -> tuple[dict[str, pd.DataFrame], dict[str, Tensor]]:
+) -> stored.Found:
     """All frames and tensors of the notebook's stored results.
 
     Args:

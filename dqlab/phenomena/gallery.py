@@ -1,6 +1,6 @@
 """Behind the gallery: samples of every shipped model, and its measured quality in words."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -41,7 +41,7 @@ def members() -> list[str]:
     return [name for name in STANDS_FOR if name in found]
 
 
-def measure(say: Callable[[str], None]) -> tuple[dict[str, pd.DataFrame], dict[str, Tensor]]:
+def measure(say: stored.Say) -> stored.Found:
     """Samples `[SHOWN, 3, 32, 32]` of every member as bytes, and what each costs and is worth."""
     tensors, rows = {}, []
     for name in members():

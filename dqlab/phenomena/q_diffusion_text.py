@@ -7,12 +7,10 @@ attention suffers from few bits, so that the paper's script gives the softmax ou
 steps and guidance branches a calibration set must have seen. Nothing is learned here.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from dqlab import seeds
 from dqlab.layers import Policy, Rule
@@ -124,15 +122,8 @@ def _quantized(pipe, calibration, plan, weights=8, policy="common", **options):
     )
 
 
-def measure(
-    pipe, plan: Plan | None = None, say: Callable[[str], None] = lambda words: None
-) -> tuple[dict[str, pd.DataFrame], dict[str, Tensor]]:
+def measure(pipe, plan: Plan | None = None, say: stored.Say = stored.silent) -> stored.Found:
     """All frames of the stored results; there are no tensors.
-
-    Args:
-        pipe: the full-precision pipeline.
-        plan: how much; default: what ships.
-        say: told what has been done.
 
     Returns:
         Frames of error powers (step, t, seed, signal, noise) with columns for the setting:

@@ -5,7 +5,6 @@
 writes data/results/start-here: about five minutes on one core.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -86,15 +85,8 @@ class Base:
         return sample(pipe, many, batch_size=32, sampler=self.plan.sampler)
 
 
-def measure(
-    pipe, plan: Plan | None = None, say: Callable[[str], None] = lambda words: None
-) -> tuple[dict[str, pd.DataFrame], dict[str, Tensor]]:
+def measure(pipe, plan: Plan | None = None, say: stored.Say = stored.silent) -> stored.Found:
     """All frames and tensors of the notebook's stored results.
-
-    Args:
-        pipe: the full-precision pipeline.
-        plan: how much; default: what ships.
-        say: told what has been done.
 
     Returns:
         Frames ranges, layers, ends, powers, single, inheritance, quality; tensors images (full
@@ -117,7 +109,7 @@ def measure(
     return frames, tensors | more
 
 
-def _places(base: Base) -> tuple[dict[str, pd.DataFrame], dict[str, Tensor]]:
+def _places(base: Base) -> stored.Found:
     """Ranges at every site and step, and layers one at a time."""
     watched = watchable(base.pipe, base.calibration)
     ranges = range_table(watched, base.calibration, activation_sites(watched))
@@ -132,7 +124,7 @@ def _places(base: Base) -> tuple[dict[str, pd.DataFrame], dict[str, Tensor]]:
     return frames, {}
 
 
-def _grid(base: Base, say: Callable[[str], None]):
+def _grid(base: Base, say: stored.Say):
     """Error powers and pictures of every pair of bit-widths; and the W4A4 pipeline."""
     plan, powers, kept = base.plan, [], None
     images = {(0, 0): base.run(base.pipe, plan.many)}

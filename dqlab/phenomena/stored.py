@@ -21,6 +21,16 @@ from dqlab.models.loading import file_sums, find_folder, read_json
 from dqlab.models.training import git_commit, machine_kind
 from dqlab.paths import data_dir
 
+Found = tuple[dict[str, pd.DataFrame], dict[str, Tensor]]
+"""Frames and tensors by name: what a `measure(pipe, plan, say)` returns for `produce`."""
+Say = Callable[[str], None]
+"""Is told what has been done."""
+
+
+def silent(words: str) -> None:
+    """Tell nobody."""
+
+
 FRAMES, TENSORS = "frames.json", "tensors.safetensors"
 DIGITS = 6
 
@@ -76,21 +86,19 @@ def save(folder: Path, stored: Stored) -> None:
         (folder / f"{name}.part").replace(folder / name)
 
 
-def produce(
-    name: str, command: str, model: str, measure: Callable[..., tuple[dict, dict]]
-) -> None:
+def produce(name: str, command: str, model: str, measure: Callable[..., Found]) -> None:
     """Measure a shipped model and replace data/results/`name`.
 
     Args:
         name: of the results.
         command: that was typed.
         model: a shipped model's name.
-        measure: called with the pipeline and `say=`, a function that is told what has been done;
-            returns frames and tensors.
+        measure: called with the full-precision pipeline and `say=`. Those of dqlab also take
+            `plan`, how much to measure; its default is what ships.
 
     """
 
-    def measured(say: Callable[[str], None]) -> tuple[dict, dict]:
+    def measured(say: Say) -> Found:
         pipe = load_pipeline(model)
         # Convolutions over channels-last tensors take three quarters of the time.
         family_of(pipe).denoiser(pipe).to(memory_format=torch.channels_last)
@@ -100,7 +108,7 @@ def produce(
 
 
 def produce_from(
-    name: str, command: str, source: str, folder: Path, measure: Callable[..., tuple[dict, dict]]
+    name: str, command: str, source: str, folder: Path, measure: Callable[..., Found]
 ) -> None:
     """Measure whatever lies in `folder`, told as `source`; else like `produce`."""
     torch.set_num_threads(1)

@@ -8,7 +8,7 @@ networks lose by it takes longer:
 writes data/results/time-information.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -174,9 +174,7 @@ class Plan:
     sampler: Sampler = field(default_factory=Sampler)
 
 
-def measure(
-    pipe, plan: Plan | None = None, say: Callable[[str], None] = lambda words: None
-) -> tuple[dict[str, pd.DataFrame], dict[str, Tensor]]:
+def measure(pipe, plan: Plan | None = None, say: stored.Say = stored.silent) -> stored.Found:
     """Frames powers and ledger over `ARMS`; tensors exact, made `[bits, arms, kept, ...]`."""
     plan = plan or Plan()
     calibration = record(pipe, seeds.CALIBRATION[: plan.trajectories], plan.sampler)[0]
