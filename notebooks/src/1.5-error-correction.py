@@ -686,9 +686,9 @@ def _(answer):
     return abs(answer(2.0, 0.5, 1.0) - 0.875) < 1e-9
 
 
-@check.case("a draw doubles it", "Both the true leftover and the draw count.")
-def _(answer):
-    return abs(answer(2.0, 0.5, 1.0, draw=True) - 1.75) < 1e-9
+check.case("a draw doubles it", "Both the true leftover and the draw count.")(
+    lambda answer: abs(answer(2.0, 0.5, 1.0, draw=True) - 1.75) < 1e-9
+)
 
 
 @check.case("an error that follows eps_q exactly is gone", "Then v_qD^2 = v_qq v_DD.")
