@@ -40,6 +40,8 @@ class Report:
     precision: str
     stages: list[dict[str, Any]] = field(default_factory=list)
     curve: list[dict[str, float]] = field(default_factory=list)
+    steps: int = 0
+    """Optimiser steps of this sitting alone: 0 if a saved run was complete already."""
 
 
 class Run:
@@ -53,6 +55,8 @@ class Run:
         self.updates = 0
         self.finished: list[dict[str, Any]] = []
         self.curve: list[dict[str, float]] = []
+        self.reopened: list[int] = []
+        self.before = 0
         self.optimizer: torch.optim.Optimizer | None = None
 
     def generator(self) -> torch.Generator:
@@ -115,7 +119,7 @@ class Run:
 
     def facts(self) -> dict[str, Any]:
         """The JSON half of the state."""
-        names = ("seed", "precision", "stage", "step", "seconds", "updates", "finished", "curve")
+        names = ("seed", *_RESTORED, "reopened")
         return {"fingerprint": self.task.fingerprint} | {n: getattr(self, n) for n in names}
 
     def save(self, path: Path) -> None:
@@ -140,8 +144,11 @@ class Run:
             ) from error
 
     def _restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        for name in ("precision", "stage", "step", "seconds", "updates", "finished", "curve"):
+        for name in _RESTORED:
             setattr(self, name, facts[name])
+        self.reopened = facts.get("reopened", [])
+        self.before = self.updates
+        self._reopen()
         # Every stage begun so far begins again, then the saved numbers replace what it set.
         for stage in self.task.stages[: self.stage + (self.step > 0)]:
             self.begin_stage(stage)
@@ -153,10 +160,36 @@ class Run:
         if self.average:
             self.average.module.load_state_dict(_under("ema.", tensors))
 
+    def _reopen(self) -> None:
+        """Go on with the last stage of a finished run, if its budget has become larger.
+
+        Its optimiser and its schedule start anew: a finished run keeps no moments.
+        """
+        stage = self.task.stages[-1]
+        if self.stage < len(self.task.stages):
+            return
+        done = self.finished[-1]
+        if stage.budget.fraction(done["steps"], done["seconds"]) >= 1:
+            return
+        self.finished.pop()
+        self.stage, self.step, self.seconds = self.stage - 1, done["steps"], done["seconds"]
+        self.reopened = [*done.get("reopened", []), self.step]
+
+    def close_stage(self, name: str) -> None:
+        """Note what the current stage did and turn to the next."""
+        done = {"name": name, "steps": self.step, "seconds": round(self.seconds, 1)}
+        self.finished.append(done | ({"reopened": self.reopened} if self.reopened else {}))
+        self.stage, self.step, self.seconds = self.stage + 1, 0, 0.0
+        self.optimizer, self.reopened = None, []
+
     def report(self) -> Report:
         """What the caller gets."""
         module = self.average.module if self.average else self.task.module
-        return Report(module, self.precision, self.finished, self.curve)
+        sitting = self.updates - self.before
+        return Report(module, self.precision, self.finished, self.curve, sitting)
+
+
+_RESTORED = ("precision", "stage", "step", "seconds", "updates", "finished", "curve")
 
 
 @contextlib.contextmanager
@@ -192,6 +225,8 @@ def train(
     on_save: Callable[[nn.Module], None] | None = None,
 ) -> Report:
     """Run every stage of `task`, resuming from `run_dir` where a saved state is found there.
+
+    The last stage of a run that is over goes on if its budget is now larger.
 
     Args:
         task: what to train.
@@ -265,10 +300,8 @@ def _run_stage(run: Run, saver: _Saver, show: bool) -> None:
             if run.step % 50 == 0:
                 _record(run, smooth, bar)
             saver.maybe()
-    done = {"name": stage.name, "steps": run.step, "seconds": round(run.seconds, 1)}
     with _whole():
-        run.finished.append(done)
-        run.stage, run.step, run.seconds, run.optimizer = run.stage + 1, 0, 0.0, None
+        run.close_stage(stage.name)
     saver.save()
 
 

@@ -37,7 +37,8 @@ def train_model(
     """Train the shipped model `name` from scratch, or continue where the last run stopped.
 
     The resumable state lies in `.dqlab/runs/<name>/`; the folder with the result is replaced
-    only when the run is complete.
+    only when the run is complete. A complete run goes on with its last stage if it is given a
+    larger budget, and is left alone otherwise.
 
     Args:
         name: a recipe, such as "pixel-unet".
@@ -76,8 +77,16 @@ def train_model(
             on_save=lambda module: _replace(recipe, module, run_dir / "latest"),
         )
     folder = out or models_dir() / name
+    if report.steps == 0 and _stages(folder) == report.stages:
+        return folder  # with its card, which holds for these weights
     _replace(recipe, report.module, folder, provenance(recipe, report, seed, commit, place))
     return folder
+
+
+def _stages(folder: Path) -> list[dict[str, Any]] | None:
+    """The stages that `folder` says its weights have been through."""
+    record = folder / "training.json"
+    return json.loads(record.read_text())["stages"] if record.is_file() else None
 
 
 @contextmanager

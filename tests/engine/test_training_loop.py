@@ -50,12 +50,8 @@ def test_resumes_after_kill_with_the_same_bytes(tmp_path, where, ema) -> None:
 @pytest.mark.parametrize("at", [("first", 0), ("first", 3), ("second", 0), ("second", 2)])
 @pytest.mark.parametrize("ema", [None, 0.9])
 def test_interrupt_saves_and_resume_gives_the_same_bytes(tmp_path, at, ema) -> None:
-    def interrupt(*here) -> None:
-        if here == at:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        run(TinyTask(ema, act=interrupt), tmp_path, save_every=1e9)
+        run(TinyTask(ema, act=interrupt_at(*at)), tmp_path, save_every=1e9)
     task = TinyTask(ema)
     resumed = run(task, tmp_path)
     assert task.seen[0] == at
@@ -137,6 +133,41 @@ def test_finished_run_returns_at_once(tmp_path) -> None:
     assert task.seen == []
     assert bytes_of(second.module) == bytes_of(first.module)
     assert second.stages == first.stages
+    assert (first.steps, second.steps) == (9, 0)
+
+
+def test_finished_run_goes_on_with_a_larger_budget(tmp_path) -> None:
+    first = run(TinyTask(0.9), tmp_path)
+    task = TinyTask(0.9, steps=(5, 7), act=interrupt_at("second", 6))
+    with pytest.raises(KeyboardInterrupt):
+        run(task, tmp_path)
+    assert task.seen == [("second", 4), ("second", 5), ("second", 6)]
+    task = TinyTask(0.9, steps=(5, 7))
+    longer = run(task, tmp_path)
+    assert task.seen == [("second", 6)]
+    assert [s["steps"] for s in longer.stages] == [5, 7]
+    assert longer.stages[1]["reopened"] == [4]
+    assert bytes_of(longer.module) != bytes_of(first.module)
+    run(TinyTask(0.9), tmp_path / "other")
+    straight = run(TinyTask(0.9, steps=(5, 7)), tmp_path / "other")
+    assert bytes_of(straight.module) == bytes_of(longer.module)
+
+
+def test_a_smaller_budget_takes_nothing_back(tmp_path) -> None:
+    first = run(TinyTask(), tmp_path)
+    task = TinyTask(steps=(5, 2))
+    assert bytes_of(run(task, tmp_path).module) == bytes_of(first.module)
+    assert task.seen == []
+
+
+def interrupt_at(*place):
+    """What makes a task stop as by Ctrl-C at (stage, step)."""
+
+    def act(*here) -> None:
+        if here == place:
+            raise KeyboardInterrupt
+
+    return act
 
 
 def test_fresh_ignores_the_saved_state(tmp_path) -> None:

@@ -46,6 +46,16 @@ def test_trains_a_classifier_that_loads(home) -> None:
     assert [p.name for p in folder.parent.iterdir()] == ["attribute-classifier"]
 
 
+def test_a_complete_run_keeps_its_card_until_it_goes_on(home) -> None:
+    card = train() / "README.md"
+    card.write_text("measured")
+    train()
+    assert card.read_text() == "measured"
+    folder = train(steps=5)
+    assert not card.exists()
+    assert json.loads((folder / "training.json").read_text())["stages"][0]["reopened"] == [3]
+
+
 def test_trains_a_pixel_unet_that_loads(home) -> None:
     train("pixel-unet", steps=2)
     pipe = dqlab.load("pixel-unet")
