@@ -30,6 +30,7 @@ def new_transformer() -> BinaryTransformer:
     network = seeded(lambda: BinaryTransformer(BITS, **shape)).eval()
     with torch.no_grad():
         network.class_token.weight.mul_(20)  # an untrained network hardly hears its class
+        network.blocks[0].attn1.to_out[0].weight.mul_(10)
         network.bits_out.weight.mul_(5)
     return network
 

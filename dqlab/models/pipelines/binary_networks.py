@@ -137,7 +137,9 @@ class BinaryTransformer(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         self.bits_in = nn.Linear(bits, width, bias=False)
-        nn.init.normal_(self.bits_in.weight, std=0.02)
+        # The released 0.02 leaves the bits a tenth of the position code: this width never gets to
+        # see them. Here they are as large as the places they stand at.
+        nn.init.normal_(self.bits_in.weight, std=bits**-0.5)
         places = get_2d_sincos_pos_embed(width, round(cells**0.5), output_type="pt")
         self.position = nn.Parameter(torch.as_tensor(places, dtype=torch.float32)[None])
         self.time_token = TimestepEmbedding(width, width)

@@ -39,7 +39,7 @@ class BinaryLatent(Recipe):
         "batch": 64,
         "autoencoder_lr": 2e-3,
         "transformer_lr": 1e-3,
-        "autoencoder_share": 0.4,
+        "autoencoder_share": 0.35,
         "ema_decay": 0.998,
         "perceptual_weight": 0.1,
         "drop_class": 0.1,
