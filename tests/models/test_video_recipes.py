@@ -128,6 +128,17 @@ def test_video_dit_starts_at_text_dit(parents) -> None:
     torch.testing.assert_close(still[:, :LATENT_CHANNELS, 5], frame, atol=1e-4, rtol=1e-4)
 
 
+def test_what_video_dit_inherits_moves_at_a_tenth_of_the_rate(parents) -> None:
+    recipe = recipe_for("video-dit")
+    module = recipe.model()
+    fast, slow = recipe.parameters(module)
+    names = {id(p): name for name, p in module.named_parameters()}
+    assert {names[id(p)].split(".")[1] for p in fast["params"]} == {"temporal_transformer_blocks"}
+    assert not any("temporal" in names[id(p)] for p in slow["params"])
+    assert len(fast["params"]) + len(slow["params"]) == len(names)
+    assert slow["lr"] == recipe.settings["lr"] / 10
+
+
 def test_video_dit_after_training(parents) -> None:
     folder = train("video-dit")
     assert megabytes(folder / "transformer") <= MEGABYTES["video-dit"]

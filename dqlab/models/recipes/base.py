@@ -68,7 +68,12 @@ class Recipe(ABC):
             budget,
             settings["lr"],
             settings["ema_decay"],
+            self.parameters(module),
         )
+
+    def parameters(self, module: nn.Module) -> list[Any]:
+        """What is trained, or groups of it with an `lr` of their own."""
+        return [p for p in module.parameters() if p.requires_grad]
 
     def lessons(self, device: torch.device, batch: int | None = None) -> Lessons:
         """The data and the loss it trains with, for another training of the same denoiser.
@@ -108,14 +113,15 @@ class SupervisedTask:
     fingerprint: str
     budget: Budget
     lr: float
-    ema_decay: float | None = 0.999
+    ema_decay: float | None
+    parameters: Sequence[Any]
     warmup: float = 0.02
 
     def __post_init__(self) -> None:
         self.stages = [
             Stage(
                 self.budget,
-                [p for p in self.module.parameters() if p.requires_grad],
+                self.parameters,
                 self.lr,
                 cosine(self.warmup),
                 clip_norm=1.0,
