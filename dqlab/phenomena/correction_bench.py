@@ -69,10 +69,10 @@ class Plan:
     """
 
     calibration: int = 8
-    fitted: int = 16
+    fitted: int = 64
     refitted: int = 8
-    held_out: int = 8
-    pictures: int = 16
+    held_out: int = 32
+    pictures: int = 32
     kept: int = 3
     bits: tuple[tuple[int, int], ...] = ((4, 8), (4, 4))
     softmax: tuple[int, ...] = (8, 6, 4)
