@@ -140,7 +140,8 @@ def budgets(pairs: Predictions) -> pd.DataFrame:
 
     Returns:
         Columns step, timestep, spread (standard deviation of eps_q over that of eps, less 1),
-        power (mean eps^2), k, bias, slope, rest, and mean_0, mean_1, ...: the signed mean error of each channel.
+        power (mean eps^2), k, bias, slope, rest, and mean_0, mean_1, ...: the signed mean error
+        of each channel.
 
     """
     rows = []

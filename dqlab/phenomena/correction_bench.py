@@ -33,6 +33,7 @@ TABLES = {
     "ptqd": Ptqd(),
     "ptqd, no variance": Ptqd(vsc=False),
     "d2-dpm": D2Dpm(),
+    "d2-dpm, mean alone": D2Dpm(variance=False),
     "d2-dpm, channel": D2Dpm(granularity="channel"),
     "d2-dpm, stochastic": D2Dpm(mode="stochastic"),
 }

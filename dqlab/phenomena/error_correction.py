@@ -126,7 +126,9 @@ def measure(
 
     Returns:
         Frames budgets (bits, name, `budgets`), shares (bits, `shares`), gains (sampler, bits,
-        name, over, db, gain, low, high), steps (the same, step, gain), errors (sampler, bits, name, seed, mse), ledger, powers
+        name, over, db, gain, low, high), steps (sampler, bits, name, over,
+        step, gain), spread (step, lost, drawn), errors (sampler, bits, name, seed, mse), ledger,
+        powers
         (name, `error_powers`), drift (name, step, timestep, channel, mean), estimates (step,
         timestep, estimate, truth), softmax, smoothing (model, `smoothing_gains`), variance (step,
         timestep, share), outcomes; tensors exact `[kept, ...]`, made `[bits, methods, kept, ...]`

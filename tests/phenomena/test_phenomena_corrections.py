@@ -7,6 +7,7 @@ from tiny_pipelines import stable_diffusion, tiny
 
 from dqlab.models.families import Sampler, family_of
 from dqlab.phenomena import attention_mass as mass
+from dqlab.phenomena import correction_checks as checks
 from dqlab.phenomena import correction_claims as cc
 from dqlab.phenomena import error_correction as measured
 from dqlab.phenomena import smoothing, stored
@@ -196,3 +197,31 @@ def test_a_chain_is_compared_state_by_state() -> None:
     rows = measured._drift(bench(r, "rtn", (8, 8)), pipe, "itself")
     assert len(rows) == 3 * 4 and max(abs(row["mean"]) for row in rows) < 1e-5
     assert record(pipe, [0], SAMPLER)[0].branches
+
+
+@pytest.fixture(scope="module")
+def checked():
+    plan = Plan(2, 16, 2, 2, 3, 2, bits=((4, 8),), sampler=SAMPLER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, "ASKED", 16)
+        patch.setattr(checks, "SPREAD", 8)
+        patch.setattr(checks, "FEW", 4)
+        patch.setattr(checks, "INTERVAL", 1)
+        patch.setattr(checks, "BITS", ((4, 6),))
+        patch.setattr(checks, "PAINTED", ("ptqd",))
+        patch.setattr(checks, "CHAINS", {"tac, K alone": {"ibc": False}})
+        with pytest.warns(UserWarning):
+            return checks.measure(tiny(stable_diffusion), plan)[0]
+
+
+@quiet
+def test_every_part_and_setting_is_measured(checked) -> None:
+    assert set(checked) == {
+        "gains", "steps", "errors", "ablations", "own estimates", "mass", "attention", "mixed",
+        "varied",
+    }  # fmt: skip
+    table = checked["ablations"].set_index(["bits", "method", "option"])["db"]
+    assert table[("W4A8", "ptqd", "slope and bias")] != table[("W4A8", "ptqd", "bias alone")]
+    assert checked["mass"]["row_sum"].between(0.9, 1.1).all()
+    assert set(checked["mixed"]["bits"]) <= {4, 8}
+    assert (checked["mixed"]["forward"].diff().dropna() > 0).all()
