@@ -1,10 +1,13 @@
 """Softmax mass, smoothing, and all that is measured about error correction."""
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 import torch
 from tiny_pipelines import stable_diffusion, tiny
 
+from dqlab.errors import InvalidInputError
 from dqlab.models.families import Sampler, family_of
 from dqlab.phenomena import attention_mass as mass
 from dqlab.phenomena import correction_checks as checks
@@ -12,7 +15,14 @@ from dqlab.phenomena import correction_claims as cc
 from dqlab.phenomena import error_correction as measured
 from dqlab.phenomena import smoothing, stored
 from dqlab.phenomena.budget import PARTS
-from dqlab.phenomena.correction_bench import Plan, bench, corrected_by, correction_of, runs
+from dqlab.phenomena.correction_bench import (
+    Plan,
+    bench,
+    corrected_by,
+    correction_of,
+    from_tables,
+    runs,
+)
 from dqlab.phenomena.ledger import OUTCOMES
 from dqlab.trajectory import record
 
@@ -225,3 +235,19 @@ def test_every_part_and_setting_is_measured(checked) -> None:
     assert checked["mass"]["row_sum"].between(0.9, 1.1).all()
     assert set(checked["mixed"]["bits"]) <= {4, 8}
     assert (checked["mixed"]["forward"].diff().dropna() > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("weights", "sampler", "told"),
+    [
+        (4, Sampler(10), "num_inference_steps=10"),
+        (4, Sampler(eta=1.0), "eta=1"),
+        (4, Sampler(guidance_scale=3.0), "guidance_scale=3"),
+        (8, Sampler(), "W8A8"),
+    ],
+)
+def test_stored_tables_are_refused_where_they_were_not_fitted(weights, sampler, told) -> None:
+    job = SimpleNamespace(family=family_of(tiny(stable_diffusion)), weights=weights,
+                          activations=8, sampler=sampler)  # fmt: skip
+    with pytest.raises(InvalidInputError, match=rf"fitted for W4A8 .*, but .*{told}"):
+        from_tables(job, "ptqd", {}, "W4A8")
