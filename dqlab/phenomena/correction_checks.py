@@ -2,7 +2,7 @@
 
     python -m dqlab.phenomena.correction_checks
 
-writes data/results/correction-checks: about a quarter of an hour on one core. What the notebook
+writes data/results/correction-checks: about ten minutes on one core. What the notebook
 1.5-error-correction tells of every correction as published is in `error_correction`.
 """
 
@@ -20,7 +20,6 @@ from dqlab.methods.unet_correction.d2_dpm import D2Dpm
 from dqlab.methods.unet_correction.ptqd import Ptqd
 from dqlab.methods.unet_correction.tac_diffusion import Reconstruction, TacDiffusion
 from dqlab.metrics import mean_sqnr_db
-from dqlab.metrics.sampling import sample
 from dqlab.phenomena import stored
 from dqlab.phenomena.attention_mass import softmax_only
 from dqlab.phenomena.budget import Predictions, predictions_on
@@ -30,12 +29,11 @@ from dqlab.phenomena.correction_bench import (
     Runs,
     behind,
     bench,
-    bits_name,
     corrected_by,
     estimating,
     runs,
 )
-from dqlab.phenomena.correction_claims import ETA_0, ETA_1
+from dqlab.phenomena.correction_claims import ETA_0
 from dqlab.phenomena.error_correction import Found
 from dqlab.phenomena.ledger import gain_db
 from dqlab.reference import ptqd as rule
@@ -47,10 +45,10 @@ NAME = "correction-checks"
 COMMAND = "python -m dqlab.phenomena.correction_checks"
 MODEL = "latent-unet"
 
-PLAN = Plan(fitted=32, held_out=16)
+PLAN = Plan(fitted=16, held_out=8)
 BITS = ((4, 6), (8, 8))
 """Beside those of the ledger."""
-PAINTED = ("ptqd", "d2-dpm, channel", "tac, input bias", "tac-diffusion")
+PAINTED = ("ptqd", "tac, input bias")
 FITTED = ("ptqd", "d2-dpm", "d2-dpm, channel")
 FEW = 8
 GUIDANCE = 4.0
@@ -64,18 +62,12 @@ COEFFICIENTS = (
 )
 """lambda1, lambda2 and tau of TAC's coefficient."""
 CHAINS: Mapping[str, dict] = {
-    "tac, K alone": {"ibc": False},
-    "tac, K from the trajectory": {"pairing": "trajectory"},
     "tac, input bias per channel": {"ner": False, "granularity": "channel"},
-    "tac, input bias from 8": {"ner": False, "samples": FEW},
-    "tac, input bias per channel from 8": {"ner": False, "granularity": "channel", "samples": FEW},
 }
-INTERVAL, INTERVALS = 10, (5, 2)
+"""Options of TAC beside its defaults."""
+INTERVAL = 10
 ASKED = 64
 """Pictures whose means QNCD's estimate is judged by: 16,384 numbers."""
-SPREAD = 64
-"""Pictures whose variance is compared at eta 1."""
-STOCHASTIC = ("d2-dpm, mean alone", "d2-dpm")
 FEWEST = 4
 """Activation bits that PTQD may go down to at a step."""
 LEAST_SOFTMAX = 4
@@ -93,8 +85,7 @@ def measure(pipe, plan: Plan = PLAN, say: stored.Say = stored.silent) -> stored.
         Frames errors, gains and steps as in `error_correction`; ablations (bits, method, option,
         db, gain, low, high), own estimates (step, estimate, truth), mass (site, head, row_sum),
         attention (others, samples, before, db, gain, low, high), mixed (step, timestep, few, many,
-        forward, bits: SNR^Q at few and many bits, SNR^F), varied (bits, name, seed, variance:
-        mean square about the mean picture).
+        forward, bits: SNR^Q at few and many bits, SNR^F).
 
     """
     found = Found(say)
@@ -102,13 +93,11 @@ def measure(pipe, plan: Plan = PLAN, say: stored.Say = stored.silent) -> stored.
     for bits in BITS:
         _more_bits(bench(r, "rtn", bits), found)
     benches = [bench(r, "rtn", bits) for bits in plan.bits]
-    for b in benches:
-        _apart(b, found)
+    _apart(benches[0], found)
     _chains(benches[0], found)
     _estimates(benches[0], found)
     _mixed(benches[0], benches[-1], found)
     _attention(r, found)
-    _spread(pipe, plan, found)
     return found.frames(), {}
 
 
@@ -211,12 +200,10 @@ def _coefficients(b: Bench) -> list[tuple[str, Correction]]:
 
 
 def _chains(b: Bench, found: Found) -> None:
-    """What is found along the quantized chain: TAC's parts, QNCD's intervals."""
+    """What is found along the quantized chain."""
     for name, options in CHAINS.items():
         method = TacDiffusion(**{"samples": b.runs.plan.fitted, **options})
         found.paint(b, name, corrected_by(b.job, method.correct(b.job)))
-    for interval in INTERVALS:
-        found.paint(b, f"qncd, I = {interval}", estimating(b.job, interval))
 
 
 def _estimates(b: Bench, found: Found) -> None:
@@ -239,11 +226,10 @@ def _mixed(b: Bench, rough: Bench, found: Found) -> None:
     ]
     at = [int(b.runs.held.t[b.runs.held.step == i][0]) for i in range(b.held.steps)]
     forward = rule.snr_forward(b.runs.pipe.scheduler.alphas_cumprod[at]).tolist()
-    both = recipe("ptqd", fewest=FEWEST, samples=b.runs.plan.fitted)
-    for name, chosen in (("mixed bits", both.only("place")), ("ptqd, mixed bits", both)):
-        setting = {"sampler": b.runs.sampler, "calibration": b.runs.calibration}
-        q = quantize(b.runs.pipe, chosen, *b.bits, **setting)
-        found.paint(b, name, q)
+    chosen = recipe("ptqd", fewest=FEWEST).only("place")
+    setting = {"sampler": b.runs.sampler, "calibration": b.runs.calibration}
+    q = quantize(b.runs.pipe, chosen, *b.bits, **setting)
+    found.paint(b, "mixed bits", q)
     bits = q.unet.config.quantization_config["choices"]["step bits"]
     names = ("step", "timestep", "few", "many", "forward", "bits")
     rows = zip(range(len(at)), at, *curves, forward, bits, strict=True)
@@ -256,7 +242,6 @@ def _attention(r: Runs, found: Found) -> None:
     alone = {"policy": softmax_only(LEAST_SOFTMAX)}
     for others, bits, count, more in (
         ("full precision", (8, 8), r.plan.calibration, alone),
-        ("full precision", (8, 8), 1, alone),
         ("W4A8", (4, 8), r.plan.calibration, {}),
     ):
         states = r.calibration[torch.isin(r.calibration.seed, r.calibration.seed.unique()[:count])]
@@ -291,22 +276,6 @@ def _row_sums(made, r: Runs) -> list[dict]:
         for site, parts in sums.items()
         for head, total in enumerate(torch.stack(parts).mean(0).tolist())
     ]
-
-
-def _spread(pipe, plan: Plan, found: Found) -> None:
-    """Eta 1 at the fewest bits: how much final pictures vary from seed to seed."""
-    r = runs(pipe, replace(plan, pictures=2), ETA_1, replace(plan.sampler, eta=1.0))
-    b = bench(r, "rtn", plan.bits[-1])
-    chosen = seeds.QUALITY[:SPREAD]
-    pipes = {"full precision": r.pipe, "rtn": b.rough}
-    pipes |= {name: behind(b, name) for name in STOCHASTIC}
-    for name, one in pipes.items():
-        made = sample(one, chosen, sampler=r.sampler)
-        centred = (made - made.mean(0)).square().flatten(1).mean(1)
-        rows = zip(chosen, centred.tolist(), strict=True)
-        named = {"bits": b.name, "name": name}
-        found.add("varied", *(named | {"seed": s, "variance": v} for s, v in rows))
-        found.say(f"{bits_name(b.bits)}, eta 1, {name}: variance {float(centred.mean()):.4f}")
 
 
 def main() -> None:

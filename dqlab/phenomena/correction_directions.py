@@ -5,9 +5,7 @@ that gain, paired errors that fall, variances that come out as the mathematics s
 """
 
 import pandas as pd
-import torch
 
-from dqlab.metrics.intervals import DRAWS
 from dqlab.phenomena.correction_claims import (
     ETA_0,
     FIRST,
@@ -51,17 +49,6 @@ def margin_db(ablations: pd.DataFrame, method: str, right: str, wrong: str) -> f
     mine = ablations[(ablations["bits"] == FIRST) & (ablations["method"] == method)]
     db = mine.set_index("option")["db"]
     return float(db[right] - db[wrong])
-
-
-def variance_gap(variance: pd.DataFrame, name: str, draws: int = DRAWS) -> tuple[float, ...]:
-    """Per cent by which final pictures vary more than full precision's, with its interval."""
-    table = variance.pivot_table(index="seed", columns="name", values="variance")
-    ours, exact = (torch.tensor(table[n].to_numpy()) for n in (name, "full precision"))
-    generator = torch.Generator().manual_seed(0)
-    picks = torch.randint(len(ours), (draws, len(ours)), generator=generator)
-    drawn = ours[picks].mean(1) / exact[picks].mean(1)
-    low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=drawn.dtype)).tolist()
-    return tuple(100 * (x - 1) for x in (float(ours.mean() / exact.mean()), low, high))
 
 
 def directions(frames: Frames) -> dict[str, Claim]:
@@ -118,7 +105,6 @@ def _ptqd(frames: Frames) -> dict[str, Claim]:
 def _d2_dpm(frames: Frames) -> dict[str, Claim]:
     steps, gains, errors = frames["steps"], frames["gains"], frames["errors"]
     lost, drawn = frames["spread"]["lost"], frames["spread"]["drawn"]
-    gap = {n: variance_gap(frames["varied"], n) for n in ("d2-dpm", "d2-dpm, mean alone")}
     found = {}
     for bits in (FIRST, BETWEEN):
         found[f"d2-dpm steps {bits}"] = _share(
@@ -150,11 +136,6 @@ def _d2_dpm(frames: Frames) -> dict[str, Claim]:
             margin_db(frames["ablations"], "d2-dpm", "per channel", "fitted at guidance 4"), "dB",
             0.1, 0.0,
         ),
-        "d2-dpm variance": _number(
-            "D2-DPM: lowering the sampler's noise brings the variance of pictures closer to full "
-            "precision's (W4A4, eta 1, 64 seeds, percentage points)",
-            abs(gap["d2-dpm, mean alone"][0]) - abs(gap["d2-dpm"][0]), "", 1.0, 0.0,
-        ),
     }  # fmt: skip
 
 
@@ -165,7 +146,7 @@ def _tac(frames: Frames) -> dict[str, Claim]:
             f"TAC: correcting inputs alone brings pictures closer (fall, {bits})", "",
             *fall(errors, "tac, input bias", "rtn", bits), "%", full,
         )  # fmt: skip
-    for bits in (FIRST, BETWEEN, LOWEST):
+    for bits in (FIRST, LOWEST):
         found[f"reconstruction {bits}"] = Claim(
             f"TAC: a coefficient on top does not hurt (fall over input bias, {bits})", "",
             *fall(errors, "tac-diffusion", "tac, input bias", bits), "%", -5.0, -15.0,

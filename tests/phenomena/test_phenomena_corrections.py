@@ -214,12 +214,10 @@ def checked():
     plan = Plan(2, 16, 2, 2, 3, 2, bits=((4, 8),), sampler=SAMPLER)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checks, "ASKED", 16)
-        patch.setattr(checks, "SPREAD", 8)
         patch.setattr(checks, "FEW", 4)
         patch.setattr(checks, "INTERVAL", 1)
         patch.setattr(checks, "BITS", ((4, 6),))
         patch.setattr(checks, "PAINTED", ("ptqd",))
-        patch.setattr(checks, "CHAINS", {"tac, K alone": {"ibc": False}})
         with pytest.warns(UserWarning):
             return checks.measure(tiny(stable_diffusion), plan)[0]
 
@@ -228,7 +226,6 @@ def checked():
 def test_every_part_and_setting_is_measured(checked) -> None:
     assert set(checked) == {
         "gains", "steps", "errors", "ablations", "own estimates", "mass", "attention", "mixed",
-        "varied",
     }  # fmt: skip
     table = checked["ablations"].set_index(["bits", "method", "option"])["db"]
     assert table[("W4A8", "ptqd", "slope and bias")] != table[("W4A8", "ptqd", "bias alone")]

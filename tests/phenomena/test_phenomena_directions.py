@@ -30,14 +30,6 @@ def test_a_wrong_setting_is_weighed_against_the_right_one() -> None:
     assert cd.margin_db(table, "ptqd", "right", "wrong") == pytest.approx(0.5)
 
 
-def test_pictures_that_vary_twice_as_much_are_a_hundred_per_cent_off() -> None:
-    rows = [(name, seed, scale * (1 + seed)) for name, scale in
-            (("full precision", 1.0), ("rough", 2.0)) for seed in range(4)]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["name", "seed", "variance"])
-    assert cd.variance_gap(table, "rough") == pytest.approx((100.0, 100.0, 100.0))
-    assert cd.variance_gap(table, "full precision") == pytest.approx((0.0, 0.0, 0.0))
-
-
 def test_frames_of_both_results_are_put_under_each_other() -> None:
     one, two = {"a": gains(1.0), "b": gains(2.0)}, {"a": gains(3.0), "c": gains(4.0)}
     both = cd.joined(one, two)
@@ -49,5 +41,5 @@ def test_every_direction_has_an_outcome_on_the_shipped_network() -> None:
     pairs = both["errors"][["sampler", "bits", "name", "seed"]]
     assert not pairs.duplicated().any()
     found = cd.directions(both)
-    assert len(found) > 30 and {claim.outcome for claim in found.values()} <= set(OUTCOMES)
+    assert len(found) > 25 and {claim.outcome for claim in found.values()} <= set(OUTCOMES)
     assert all(claim.low <= claim.measured <= claim.high for claim in found.values())
