@@ -6,7 +6,6 @@ writes data/results/correction-checks: about ten minutes on one core. What the n
 1.5-error-correction tells of every correction as published is in `error_correction`.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -18,7 +17,7 @@ from dqlab.methods import quantize, recipe
 from dqlab.methods.correction import Correction
 from dqlab.methods.unet_correction.d2_dpm import D2Dpm
 from dqlab.methods.unet_correction.ptqd import Ptqd
-from dqlab.methods.unet_correction.tac_diffusion import Reconstruction, TacDiffusion
+from dqlab.methods.unet_correction.tac_diffusion import Reconstruction
 from dqlab.metrics import mean_sqnr_db
 from dqlab.phenomena import stored
 from dqlab.phenomena.attention_mass import softmax_only
@@ -61,10 +60,6 @@ COEFFICIENTS = (
     (0.8, 0.1, 1.0),
 )
 """lambda1, lambda2 and tau of TAC's coefficient."""
-CHAINS: Mapping[str, dict] = {
-    "tac, input bias per channel": {"ner": False, "granularity": "channel"},
-}
-"""Options of TAC beside its defaults."""
 INTERVAL = 10
 ASKED = 64
 """Pictures whose means QNCD's estimate is judged by: 16,384 numbers."""
@@ -94,7 +89,6 @@ def measure(pipe, plan: Plan = PLAN, say: stored.Say = stored.silent) -> stored.
         _more_bits(bench(r, "rtn", bits), found)
     benches = [bench(r, "rtn", bits) for bits in plan.bits]
     _apart(benches[0], found)
-    _chains(benches[0], found)
     _estimates(benches[0], found)
     _mixed(benches[0], benches[-1], found)
     _attention(r, found)
@@ -197,13 +191,6 @@ def _coefficients(b: Bench) -> list[tuple[str, Correction]]:
         named = f"lambda1 {l1:g}, lambda2 {l2:g}, tau {tau:g}"
         made.append((named, Reconstruction({"K": K}, apply_threshold=0.0)))
     return made
-
-
-def _chains(b: Bench, found: Found) -> None:
-    """What is found along the quantized chain."""
-    for name, options in CHAINS.items():
-        method = TacDiffusion(**{"samples": b.runs.plan.fitted, **options})
-        found.paint(b, name, corrected_by(b.job, method.correct(b.job)))
 
 
 def _estimates(b: Bench, found: Found) -> None:

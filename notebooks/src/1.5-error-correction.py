@@ -370,8 +370,7 @@ explore.drift(results.frames["drift"])
 
 # %%
 names = {"rtn": "", "tac, input bias": "rtn", "tac-diffusion": "tac, input bias"}
-names |= dict.fromkeys(checks.CHAINS, "rtn")
-words = "TAC, part by part: paired errors, 32 seeds; tables from 64 runs, in the last row from 16."
+words = "TAC, part by part: paired errors, 32 seeds; tables from 64 runs."
 tables.errors_table(both["errors"], names, words)
 
 # %% tags=["nbval-unit-db"]
