@@ -208,7 +208,8 @@ print(
 #
 # The paper's second idea needs no correction. Let $\mathrm{SNR}^Q = \|\epsilon\| / \|D\|$ at every
 # step and $\mathrm{SNR}^F = a_t / (1 - a_t)$. A step gets the smallest number of activation bits
-# with $\mathrm{SNR}^Q > \mathrm{SNR}^F$, or else the largest.
+# with $\mathrm{SNR}^Q > \mathrm{SNR}^F$, or else the largest. The choice is made on
+# calibration runs; drawn are held-out ones.
 
 # %%
 mixed = both["mixed"]
@@ -276,7 +277,7 @@ tables.gains_table(here[here["name"] != "rtn"], words)
 # %% [markdown]
 # As published, one law holds for all channels, so biases that differ by channel stay; PTQD has one
 # per channel, and so has the released code of D2-DPM. That code also leaves errors beyond 4
-# standard deviations out of the fit, so that $v_c$ is smaller and a draw costs less.
+# standard deviations out of the fit; other rows say what that changes.
 
 # %% tags=["nbval-unit-db"]
 words = "D2-DPM taken apart (tables from 16 runs): gain over rounding."
@@ -540,9 +541,9 @@ explore.mass_decider(mass.synthetic_gain(settings), results.frames["softmax"])
 # %% [markdown]
 # ## 7. One correction, one setting
 #
-# Tables belong to the steps, the noise and the guidance they were fitted for. Used elsewhere, they
-# would correct an error that is not there. Tables of guidance 4 or of 10 steps are in the parts
-# lists above. So a corrected pipeline refuses, and so does a measurement on another run's states.
+# Tables belong to the steps, the noise and the guidance they were fitted for. What it costs to
+# misplace them is in the lists of parts above; it may be little, but nobody sees it in a picture.
+# So a corrected pipeline refuses, and so does a measurement on another run's states.
 
 # %%
 family = family_of(pipe)
