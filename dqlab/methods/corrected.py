@@ -19,7 +19,7 @@ from torch import Tensor
 from dqlab.errors import InvalidInputError, NotApplicableError
 from dqlab.methods.correction import save_tables
 from dqlab.methods.corrector import Corrector
-from dqlab.models.families import family_of
+from dqlab.models.families import Family, family_of
 from dqlab.trajectory import States
 
 PREFIX = "Corrected"
@@ -120,8 +120,23 @@ def _without(pipe: Any) -> str:
     return f"{type(scheduler).__name__} has fractions"
 
 
+def _check_states(corrector: Corrector, family: Family, states: States) -> None:
+    """Ten steps may lie on the timesteps of twenty, so these alone do not tell."""
+    if states.sampler is None:
+        return
+    mine, theirs = (family.setting(one) for one in (corrector.sampler, states.sampler))
+    if mine != theirs:
+        raise InvalidInputError(
+            f"{corrector.correction.kind} was fitted for {mine}, but these states were recorded "
+            f"with {theirs}. Record them with the same, or quantize again with sampler=dict(...)."
+        )
+
+
 def prediction_correction(pipe: Any) -> Callable[[Tensor, States], Tensor] | None:
     """What the pipeline does to guided predictions on given states, for SQNR; None if nothing.
+
+    What is returned raises InvalidInputError for states of another sampler setting than the one
+    it was fitted for.
 
     Raises:
         NotApplicableError: if it depends on the run's own state.
@@ -140,6 +155,7 @@ def prediction_correction(pipe: Any) -> Callable[[Tensor, States], Tensor] | Non
     scheduler.set_timesteps(corrector.sampler.num_inference_steps)
 
     def correct(eps: Tensor, states: States) -> Tensor:
+        _check_states(corrector, family_of(pipe), states)
         found = eps.clone()
         for t in states.t.unique().tolist():
             mine = states.t == t

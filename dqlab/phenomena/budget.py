@@ -139,8 +139,9 @@ def budgets(pairs: Predictions) -> pd.DataFrame:
     """Every step's budget.
 
     Returns:
-        Columns step, timestep, spread (standard deviation of eps_q over that of eps, less 1), k,
-        bias, slope, rest, and mean_0, mean_1, ...: the signed mean error of each channel.
+        Columns step, timestep, spread (standard deviation of eps_q over that of eps, less 1),
+        power (mean eps^2), k, bias, slope, rest, and mean_0, mean_1, ...: the signed mean error
+        of each channel.
 
     """
     rows = []
@@ -151,7 +152,9 @@ def budgets(pairs: Predictions) -> pd.DataFrame:
         numbers = {name: float(getattr(found, name)) for name in ("k", *PARTS)}
         signed = {f"mean_{c}": float(value) for c, value in enumerate(means[:, 0])}
         spread = float(eps_q.std() / eps.std()) - 1
-        rows.append({"step": step, "timestep": t, "spread": spread, **numbers, **signed})
+        power = float(means[:, 4].mean())
+        rows.append({"step": step, "timestep": t, "spread": spread, "power": power,
+                     **numbers, **signed})  # fmt: skip
     return pd.DataFrame(rows)
 
 

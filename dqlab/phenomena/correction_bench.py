@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dqlab import seeds
+from dqlab.errors import InvalidInputError
 from dqlab.layers import StepContext, common_policy
 from dqlab.methods import quantize
 from dqlab.methods.correction import Correction
@@ -33,6 +34,7 @@ TABLES = {
     "ptqd": Ptqd(),
     "ptqd, no variance": Ptqd(vsc=False),
     "d2-dpm": D2Dpm(),
+    "d2-dpm, mean alone": D2Dpm(variance=False),
     "d2-dpm, channel": D2Dpm(granularity="channel"),
     "d2-dpm, stochastic": D2Dpm(mode="stochastic"),
 }
@@ -69,10 +71,10 @@ class Plan:
     """
 
     calibration: int = 8
-    fitted: int = 16
+    fitted: int = 64
     refitted: int = 8
-    held_out: int = 8
-    pictures: int = 16
+    held_out: int = 32
+    pictures: int = 32
     kept: int = 3
     bits: tuple[tuple[int, int], ...] = ((4, 8), (4, 4))
     softmax: tuple[int, ...] = (8, 6, 4)
@@ -195,8 +197,23 @@ def from_tables(job: Job, name: str, tensors: Mapping[str, Tensor], bits: str):
         tensors: tables by "bits name key", as `error_correction` stores them.
         bits: such as "W4A8".
 
+    Raises:
+        InvalidInputError: if the job has other bits or another sampler setting than the tables.
+
     """
     cls, settings = STORED[name]
+    fitted, asked = (
+        f"{b} and {job.family.setting(sampler)}"
+        for b, sampler in (
+            (bits, Plan().sampler),
+            (bits_name((job.weights, job.activations)), job.sampler),
+        )
+    )
+    if fitted != asked:
+        raise InvalidInputError(
+            f"The stored tables of {name} were fitted for {fitted}, but this pipeline has "
+            f"{asked}. Use what they were fitted for, or fit them with dqlab.quantize."
+        )
     mine = {k.split()[-1]: t for k, t in tensors.items() if k.startswith(f"{bits} {name} ")}
     return corrected_by(job, cls(mine, **settings))
 

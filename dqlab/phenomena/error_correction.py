@@ -2,7 +2,7 @@
 
     python -m dqlab.phenomena.error_correction
 
-writes data/results/error-correction: about five minutes on one core.
+writes data/results/error-correction: about twenty minutes on one core.
 """
 
 import copy
@@ -18,7 +18,7 @@ from dqlab.errors import NotApplicableError
 from dqlab.layers import quantizers
 from dqlab.methods import load, quantize, recipe
 from dqlab.methods.unet_correction.qncd import Qncd
-from dqlab.metrics import mean_sqnr_db
+from dqlab.metrics import mean_sqnr_db, sqnr_per_step
 from dqlab.metrics.sampling import sample
 from dqlab.phenomena import stored
 from dqlab.phenomena.attention_mass import softmax_only
@@ -56,7 +56,8 @@ LINEAR = ("ptqd", "d2-dpm", "tac-diffusion")
 """Corrections measured with eta 1 and with a multistep sampler."""
 BASE = ("q-diffusion", {"search": False, "reconstruct": False})
 """What a correction is put on top of: split shortcuts, ranges by min-max."""
-CONTROLS = ({"granularity": "row"}, {"range": "max"})
+GRANULARITIES = ("tensor", "head_timestep", "row")
+CONTROLS = (*({"granularity": name} for name in GRANULARITIES), {"range": "max"})
 """Beside the constant per head on levels over [0, 1], at the fewest softmax bits."""
 SMOOTHED_BITS, SMOOTHED_STATES = 6, 10
 REDONE = 2
@@ -81,6 +82,7 @@ class Found:
         gain = dict(zip(("gain", "low", "high"), gain_db(before, powers), strict=True))
         named = {"sampler": b.runs.label, "bits": b.name, "name": name, "over": over}
         self.add("gains", named | {"db": mean_sqnr_db(powers)} | gain)
+        self.add("steps", *(named | row for row in step_gains(before, powers)))
 
     def keep(self, name: str, powers: pd.DataFrame) -> None:
         """The error powers of the first trajectories, which the notebook measures again."""
@@ -102,6 +104,12 @@ class Found:
         return {name: pd.DataFrame(rows) for name, rows in self.rows.items()}
 
 
+def step_gains(before: pd.DataFrame, after: pd.DataFrame) -> list[dict]:
+    """The gain in dB at every step, from `error_powers` of two settings: step, gain."""
+    ours, theirs = (sqnr_per_step(powers)["sqnr_db"] for powers in (after, before))
+    return [{"step": i, "gain": gain} for i, gain in enumerate((ours - theirs).tolist())]
+
+
 def measure(
     pipe,
     plan: Plan | None = None,
@@ -118,7 +126,9 @@ def measure(
 
     Returns:
         Frames budgets (bits, name, `budgets`), shares (bits, `shares`), gains (sampler, bits,
-        name, over, db, gain, low, high), errors (sampler, bits, name, seed, mse), ledger, powers
+        name, over, db, gain, low, high), steps (sampler, bits, name, over,
+        step, gain), spread (step, lost, drawn), errors (sampler, bits, name, seed, mse), ledger,
+        powers
         (name, `error_powers`), drift (name, step, timestep, channel, mean), estimates (step,
         timestep, estimate, truth), softmax, smoothing (model, `smoothing_gains`), variance (step,
         timestep, share), outcomes; tensors exact `[kept, ...]`, made `[bits, methods, kept, ...]`
@@ -176,8 +186,10 @@ def _ledger(b: Bench, found: Found) -> dict[str, object]:
         if name == "qncd":
             found.gain(b, "qncd, smoothing", here.held, "rtn", b.held)
         if name == "tac-diffusion":  # what its coefficient does on full-precision states
-            table = budgets(b.held.after(pipe)).assign(bits=b.name, name=name)
+            after = b.held.after(pipe)
+            table = budgets(after).assign(bits=b.name, name=name)
             found.add("budgets", *table.to_dict("records"))
+            found.gain(b, name, after, "rtn", b.held)
         pipes[name] = pipe
     found.tensors[f"made {b.name}"] = torch.stack(pictures)
     return pipes
@@ -212,6 +224,7 @@ def _parts(b: Bench, pipes: Mapping[str, object], found: Found) -> None:
     """Parts of methods one by one, chains step by step, QNCD's intervals, and one small fit."""
     drawn, mean = (b.held.after(behind(b, n)) for n in ("d2-dpm, stochastic", "d2-dpm"))
     found.gain(b, "d2-dpm, stochastic", drawn, "d2-dpm", mean)
+    found.add("spread", *_spread(mean, drawn, pipes["d2-dpm"].corrector.correction.tables["v_c"]))
     for interval in b.runs.plan.intervals:
         asking = estimating(b.job, interval)
         found.paint(b, f"qncd, I = {interval}", asking)
@@ -219,6 +232,15 @@ def _parts(b: Bench, pipes: Mapping[str, object], found: Found) -> None:
     for name in FOLLOWED:
         found.add("drift", *_drift(b, pipes[name], name))
     _refit(b, pipes, found)
+
+
+def _spread(mean: Predictions, drawn: Predictions, v_c: Tensor) -> list[dict]:
+    """Per step: variance lost by subtracting the mean, over v_c; spread after a draw, less 1."""
+    rows = []
+    for (step, eps, e), (_, _, draw) in zip(mean, drawn, strict=True):
+        lost = float((eps.var() - e.var()) / v_c[step])
+        rows.append({"step": step, "lost": lost, "drawn": float(draw.std() / eps.std()) - 1})
+    return rows
 
 
 def _estimates(b: Bench, asking, found: Found) -> None:
@@ -269,6 +291,10 @@ def _softmax(r: Runs, found: Found) -> None:
             if base is None:
                 found.keep(f"softmax {bits}", powers)
                 base = _uncorrected(b, bits, found, paint=bits == least)
+            elif "range" in option:  # other levels, which help by themselves
+                base = _uncorrected(b, bits, found, paint=False)
+            named = {"sampler": r.label, "bits": f"softmax {bits}", "name": label, "over": "none"}
+            found.add("steps", *(named | step for step in step_gains(base, powers)))
             gain = dict(zip(("gain", "low", "high"), gain_db(base, powers), strict=True))
             row = {"bits": bits, "granularity": label, "db": mean_sqnr_db(powers)}
             found.add("softmax", row | {"before": mean_sqnr_db(base)} | gain)

@@ -10,7 +10,6 @@ import pandas as pd
 from dqlab.errors import DqlabError, InvalidInputError
 from dqlab.metrics import bootstrap_median, median
 from dqlab.phenomena.correction_claims import ETA_0, FIRST, errors_of, fall
-from dqlab.phenomena.ledger import Claim
 from dqlab.show.bundle import Page
 from dqlab.show.tables import table
 
@@ -116,7 +115,7 @@ def softmax_table(softmax: pd.DataFrame) -> Page:
             row["granularity"],
             f"{row['before']:.1f}",
             f"{row['db']:.1f}",
-            f"{row['gain']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]",
+            _gain(row),
         )
         for row in _rounded(softmax).to_dict("records")
     ]
@@ -139,7 +138,7 @@ def gains_table(gains: pd.DataFrame, words: str) -> Page:
             row["bits"],
             row["name"],
             f"{row['db']:.1f}",
-            f"{row['gain']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]",
+            _gain(row),
             row["over"],
         )
         for row in _rounded(gains).to_dict("records")
@@ -148,8 +147,30 @@ def gains_table(gains: pd.DataFrame, words: str) -> Page:
     return table(words, heads, rows)
 
 
-def claims_table(claims: Mapping[str, Claim]) -> Page:
-    """Each claim beside our number, and what came of it."""
-    heads = ("claim", "the paper's figure (quoted)", "measured here", "counts from", "outcome")
-    return table("Claims of the five papers on these networks, natural.", heads,
-                 [claim.row() for claim in claims.values()])  # fmt: skip
+def ablations_table(ablations: pd.DataFrame, words: str) -> Page:
+    """Variants of a correction's tables: SQNR of predictions on held-out states, and gains."""
+    rows = [
+        (row["bits"], row["option"], f"{row['db']:.1f}", _gain(row))
+        for row in _rounded(ablations).to_dict("records")
+    ]
+    return table(words, ("bits", "tables", "SQNR [dB]", "gain [dB]"), rows)
+
+
+def attention_table(attention: pd.DataFrame, words: str) -> Page:
+    """Softmax outputs in bits beside other tensors: SQNR before and after."""
+    rows = [
+        (
+            row["others"],
+            f"{row['samples']}",
+            f"{row['before']:.1f}",
+            f"{row['db']:.1f}",
+            _gain(row),
+        )
+        for row in _rounded(attention).to_dict("records")
+    ]
+    heads = ("all else", "constants from runs", "before [dB]", "after [dB]", "gain [dB]")
+    return table(words, heads, rows)
+
+
+def _gain(row: Mapping) -> str:
+    return f"{row['gain']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"

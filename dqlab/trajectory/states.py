@@ -38,6 +38,7 @@ class States:
         branches: names of the guidance branches; empty if each row stands alone.
         guidance_scale: how the branches are mixed; a tensor where it differs along the sample.
         channels: how many of the output's channels the sampler steps by; None for all.
+        sampler: the setting of the run they come from; None if they were put together by hand.
 
     """
 
@@ -52,6 +53,7 @@ class States:
     branches: tuple[str, ...] = ()
     guidance_scale: float | Tensor = 1.0
     channels: int | None = None
+    sampler: Sampler | None = None
 
     def __post_init__(self) -> None:
         if self.branch is None:
@@ -247,8 +249,8 @@ def record(
 
 
 def _with_guidance(states: States, pipe, family: Family, sampler: Sampler) -> States:
-    """Say which channels count, and name the branches if the pipeline ran more than one."""
-    states = replace(states, channels=family.prediction_channels(pipe))
+    """Say which channels count and which run it was; name the branches if there are any."""
+    states = replace(states, channels=family.prediction_channels(pipe), sampler=sampler)
     if not bool(states.branch.any()):
         return states
     return replace(states, branches=family.branches, guidance_scale=family.mix(pipe, sampler))

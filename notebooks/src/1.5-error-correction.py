@@ -26,7 +26,9 @@ from dqlab import phenomena as ph
 from dqlab.models.families import Sampler, family_of
 from dqlab.phenomena import attention_mass as mass
 from dqlab.phenomena import correction_bench as bench
+from dqlab.phenomena import correction_checks as checks
 from dqlab.phenomena import correction_claims as told
+from dqlab.phenomena import correction_directions as directions
 from dqlab.phenomena import error_correction as measured
 from dqlab.phenomena import smoothing
 from dqlab.phenomena.budget import budget, budgets, predictions_on, synthetic_bias_gain
@@ -34,6 +36,8 @@ from dqlab.phenomena.stored import redo
 from dqlab.reference import d2_dpm, ptqd, qncd, softmax_bias_correction, tac_diffusion
 from dqlab.show import correction_tables as tables
 from dqlab.show import error_correction as explore
+from dqlab.show.step_bits import step_bits
+from dqlab.show.tables import judged
 from dqlab.trajectory import record
 
 # %% tags=["setup"]
@@ -49,7 +53,9 @@ pipe = dqlab.load("latent-unet")
 calibration, _ = record(pipe, seeds.CALIBRATION[:8])
 held_out, _ = record(pipe, seeds.HELD_OUT[:2])
 results = ph.stored.load(measured.NAME)
-results
+more = ph.stored.load(checks.NAME)
+both = directions.joined(results.frames, more.frames)
+print(results, more, sep="\n")
 
 # %% [markdown]
 # ## 1. The phenomenon
@@ -133,6 +139,12 @@ explore.bias_decider(curve, table)
 # \mu_c = \overline{D_c - k\,\epsilon_c},\quad
 # \tilde\epsilon = \frac{\hat\epsilon - \mu}{1 + k},\quad
 # \sigma'^2 = \max(\sigma^2 - \lambda^2 s^2, 0)$$
+#
+# Here $s^2$ is the variance of $D - k\,\epsilon - \mu$, $\sigma$ the standard deviation of the
+# sampler's own noise, $\lambda$ the weight with which the residual enters the next sample. With
+# $a_t$ and $a_p$ for $\bar\alpha$ at this step and at the next, less noisy one,
+#
+# $$\lambda = \frac{1}{1 + k}\Big(\sqrt{1 - a_p - \sigma^2} - \sqrt{a_p (1 - a_t) / a_t}\Big)$$
 
 # %%
 show.source(ptqd.corrected_prediction)
@@ -165,8 +177,18 @@ explore.signed_means({"before": rows, "after PTQD": budgets(after)}, words, limi
 explore.means_explorer(results)
 
 # %% [markdown]
-# (A second idea of the paper, fewer activation bits at early steps, is
-# `dqlab.recipe("ptqd", fewest=4)`.)
+# ### Taken apart
+#
+# Which part does it? From how many runs? And what if the tables belong to another setting? All on
+# the same held-out predictions; here the tables come from 16 runs unless a row says otherwise.
+
+# %% tags=["nbval-unit-db"]
+apart = both["ablations"]
+tables.ablations_table(apart[apart["method"] == "ptqd"], "PTQD taken apart: gain over rounding.")
+
+# %% [markdown]
+# PTQD sets negative slopes to zero. The sign says where a slope comes from: noise before a
+# normalization makes it negative, clipping makes it positive.
 #
 # The third part, $\sigma'$, acts only if the sampler adds noise of its own. With $\eta = 1$ its
 # variance is compared with what the residual brings in:
@@ -177,6 +199,26 @@ print(
     f"eta 1: the residual's variance is {share.min():.2f} % to {share.max():.2f} % of the "
     f"sampler's own, {share.median():.2f} % in the median step."
 )
+
+# %% [markdown]
+# (Where a sampler clips $x_0$, a residual enters through the direction term alone, which $\lambda$
+# does not know. This model's sampler does not clip.)
+#
+# ### Few bits where noise is loud anyway
+#
+# The paper's second idea needs no correction. Let $\mathrm{SNR}^Q = \|\epsilon\| / \|D\|$ at every
+# step and $\mathrm{SNR}^F = a_t / (1 - a_t)$. A step gets the smallest number of activation bits
+# with $\mathrm{SNR}^Q > \mathrm{SNR}^F$, or else the largest. The choice is made on
+# calibration runs; drawn are held-out ones.
+
+# %%
+mixed = both["mixed"]
+step_bits(mixed)
+
+# %%
+names = {"rtn": "", "mixed bits": "rtn"}
+words = f"{mixed['bits'].mean():.1f} activation bits on average instead of 8: paired errors."
+tables.errors_table(both["errors"], names, words)
 
 # %% [markdown] tags=["quoted"]
 # What PTQD reports (quoted): LDM-4 on ImageNet, 20 steps, guidance 3, mixed bits, an FID of 7.75
@@ -192,6 +234,9 @@ print(
 #
 # $$\mu_c(\hat\epsilon) = \mu_D + \frac{v_{qD}}{v_{qq}}(\hat\epsilon - \mu_q),\qquad
 # v_c = v_{DD} - \frac{v_{qD}^2}{v_{qq}},\qquad \tilde\epsilon = \hat\epsilon - \mu_c$$
+#
+# With noise of the sampler's own, $\sigma'^2 = \max(\sigma^2 - k^2 v_c, 0)$, where $k$ is PTQD's
+# $\lambda$ without its slope.
 #
 # Subtract the mean, and the error left has variance $v_c$. Subtract a draw instead (the stochastic
 # form), and the output is spread as it should be, at twice the error. Both sides as numbers:
@@ -216,17 +261,37 @@ for name, e in (("mean", eps_q - mean), ("draw", eps_q - mean - v_c.sqrt() * z))
 
 # %%
 job = bench.job_behind(pipe, rough, Sampler(), (4, 8))
+behind = {}
 for name in ("d2-dpm", "tac-diffusion"):
-    behind = bench.from_tables(job, name, results.tensors, "W4A8")
-    now = metrics.mean_sqnr_db(before.after(behind).powers())
+    behind[name] = bench.from_tables(job, name, results.tensors, "W4A8")
+    now = metrics.mean_sqnr_db(before.after(behind[name]).powers())
     was = metrics.mean_sqnr_db(stored[stored["name"] == name])
     print(redo(f"W4A8, {name}, two runs", was, now, tolerance=0.2, unit="dB"))
 
 # %% tags=["nbval-unit-db"]
 gains = results.frames["gains"]
 here = gains[(gains["sampler"] == told.ETA_0) & ~gains["name"].str.startswith("q")]
-words = "SQNR of corrected predictions; 95 % intervals over 8 held-out runs."
+words = "SQNR of corrected predictions; 95 % intervals over 32 held-out runs."
 tables.gains_table(here[here["name"] != "rtn"], words)
+
+# %% [markdown]
+# As published, one law holds for all channels, so biases that differ by channel stay; PTQD has one
+# per channel, and so has the released code of D2-DPM. That code also leaves errors beyond 4
+# standard deviations out of the fit; other rows say what that changes.
+
+# %% tags=["nbval-unit-db"]
+words = "D2-DPM taken apart (tables from 16 runs): gain over rounding."
+tables.ablations_table(apart[apart["method"] == "d2-dpm"], words)
+
+# %% [markdown]
+# Where the tables fit exactly, a corrected prediction has $v_c$ less variance than the true one.
+# On runs that they were not fitted to:
+
+# %%
+spread = both["spread"]
+lost, drawn = spread["lost"], 100 * spread["drawn"]
+print(f"W4A8, mean: {lost.min():.1f} to {lost.max():.1f} times v_c of variance is lost")
+print(f"W4A8, draw: predictions spread {drawn.min():+.2f} % to {drawn.max():+.2f} %")
 
 # %% [markdown]
 # ### Better answers, farther pictures
@@ -242,7 +307,7 @@ print(verdict)
 names = {"rtn": "", "ptqd": "rtn", "d2-dpm": "rtn", "d2-dpm, channel": "rtn"}
 names |= {"d2-dpm, stochastic": "rtn", "tac-diffusion": "rtn", "tac, input bias": "rtn"}
 words = (
-    "Paired errors at W4A4, 16 seeds: corrections that shrink predictions, and those that do not."
+    "Paired errors at W4A4, 32 seeds: corrections that shrink predictions, and those that do not."
 )
 tables.errors_table(results.frames["errors"], names, words, "W4A4")
 
@@ -262,7 +327,8 @@ tables.errors_table(results.frames["errors"], names, words, "W4A4")
 # Output corrections ask what goes wrong at one step. But a step also starts from where the last
 # one ended. With $d_t = \hat x_t - x_t$ and $n_t$ the prediction error, a DDIM step is linear:
 #
-# $$d_{t-1} = A_t\,d_t + C_t\,n_t$$
+# $$d_p = A_t\,d_t + C_t\,n_t,\qquad A_t = \sqrt{a_p / a_t},\quad
+# C_t = \sqrt{1 - a_p} - \sqrt{a_p (1 - a_t) / a_t}$$
 #
 # Both sides as numbers: run the rounded network, collect $n_t$, and propagate it. Then do the same
 # with $n_t$ measured on clean states, which leaves out how the network reacts to drifted input.
@@ -285,7 +351,12 @@ for name, errors in (("on its own chain", n), ("on clean states", fresh)):
 # work: an input bias $B_t$, the mean of $\hat x_t - x_t$ over paired chains, and a coefficient
 # $K_t$ per channel that minimises error and masked relative error together.
 #
-# $$x \leftarrow \hat x_t - B_t,\qquad \tilde\epsilon = K_t\,\hat\epsilon(x)$$
+# $$x \leftarrow \hat x_t - B_t,\qquad \tilde\epsilon = K_t\,\hat\epsilon(x),\qquad
+# K_t = \arg\min_K (1 - \lambda_1)\,\overline{(K\hat\epsilon - \epsilon)^2} +
+# \lambda_1\,\overline{m\,\big((K\hat\epsilon - \epsilon) / \epsilon\big)^2} +
+# \lambda_2 (K - 1)^2$$
+#
+# The mask $m$ leaves small $\epsilon$ out of the relative term, which would diverge there.
 #
 # ```python
 # dqlab.quantize(pipe, "tac-diffusion", weights=4, activations=8)
@@ -310,7 +381,12 @@ explore.drift(results.frames["drift"])
 
 # %%
 names = {"rtn": "", "tac, input bias": "rtn", "tac-diffusion": "tac, input bias"}
-tables.errors_table(results.frames["errors"], names, "TAC, part by part: paired errors, 16 seeds.")
+words = "TAC, part by part: paired errors, 32 seeds; tables from 64 runs."
+tables.errors_table(both["errors"], names, words)
+
+# %% tags=["nbval-unit-db"]
+words = "TAC's coefficient by its weights, fitted on full-precision states: gain over rounding."
+tables.ablations_table(apart[apart["method"] == "tac's K"], words)
 
 # %% [markdown] tags=["quoted"]
 # TAC-Diffusion reports results on CIFAR-10, LSUN and Stable Diffusion. We could not read its
@@ -326,6 +402,9 @@ tables.errors_table(results.frames["errors"], names, "TAC, part by part: paired 
 # It depends on the timestep alone. So factors that even the channels out need no pictures at all:
 #
 # $$S_c = \frac1T\sum_t |1 + \mathrm{scale}_{t,c}|,\qquad u' = u / S,\qquad W_2' = W_2\,S$$
+#
+# Where the embedding is added, $S_c = \frac1T\sum_t |\gamma_c\,\mathrm{GN}(\mathrm{emb}_t)_c|$.
+# Here no factor is below 1, so that no channel is stretched.
 #
 # ```python
 # dqlab.quantize(pipe, "qncd", weights=4, activations=8)
@@ -366,16 +445,24 @@ explore.estimates(results.frames["estimates"])
 # all channels also misses biases that cancel between them.
 
 # %%
-names = {"rtn": "", "qncd, I = 10": "rtn", "qncd, I = 1": "rtn"}
-print(told.rarely(results.frames["errors"]))
-tables.errors_table(results.frames["errors"], names, "QNCD's estimate alone: paired errors.")
+names = {"rtn": ""} | {f"qncd, I = {i}": "rtn" for i in (10, 1)}
+print(told.rarely(both["errors"]))
+tables.errors_table(both["errors"], names, "QNCD's estimate alone: paired errors, 32 seeds.")
+
+# %% [markdown]
+# Each estimate of a run, beside the mean of $\hat\epsilon - \epsilon$ on the very same states:
+
+# %%
+for row in both["own estimates"].to_dict("records"):
+    print(f"step {row['step']}: estimate {row['estimate']:.4f}, true mean {row['truth']:.4f}")
 
 # %% [markdown]
 # What do corrections cost at run time? Count the network's calls in one run of 20 steps.
 
 # %%
 asking = bench.estimating(job, interval=10)
-for name, one in (("plain rounding", rough), ("ptqd", corrected), ("qncd", asking)):
+owners = {"plain rounding": rough, "ptqd": corrected, **behind, "qncd, every 10th": asking}
+for name, one in owners.items():
     print(f"{name}: {bench.network_calls(one, Sampler())} network calls")
 
 # %% [markdown] tags=["quoted"]
@@ -429,7 +516,18 @@ tables.softmax_table(results.frames["softmax"])
 
 # %% [markdown]
 # "row" gives every row its own deficit, which no constant can: a control. "max" spreads the levels
-# over the largest probability that calibration saw, instead of over [0, 1].
+# over the largest probability that calibration saw, instead of over [0, 1]; "before" in that row
+# has those levels, too. Levels that reach no farther than needed lose less in the first place.
+#
+# On states that no constant has seen, do rows sum to one? And what is left of the gain beside
+# other rounding?
+
+# %%
+sums = both["mass"]["row_sum"]
+print(f"4 bits, {len(sums)} heads: mean row sums from {sums.min():.3f} to {sums.max():.3f}")
+
+# %% tags=["nbval-unit-db"]
+tables.attention_table(both["attention"], "Softmax outputs at 4 bits beside other tensors.")
 
 # %%
 settings = [(16, 8), (64, 8), (256, 8), (512, 8), (1024, 8), (2048, 8), (4096, 8), (8192, 8)]
@@ -443,8 +541,9 @@ explore.mass_decider(mass.synthetic_gain(settings), results.frames["softmax"])
 # %% [markdown]
 # ## 7. One correction, one setting
 #
-# Tables belong to the steps, the noise and the guidance they were fitted for. Used elsewhere, they
-# would correct an error that is not there. So a corrected pipeline refuses.
+# Tables belong to the steps, the noise and the guidance they were fitted for. What it costs to
+# misplace them is in the lists of parts above; it may be little, but nobody sees it in a picture.
+# So a corrected pipeline refuses, and so does a measurement on another run's states.
 
 # %%
 family = family_of(pipe)
@@ -454,6 +553,8 @@ for name, other in (
     ("guidance 3", Sampler(20, 0.0, 3.0)),
 ):
     print(f"{name}: {tables.refusal(lambda s=other: family.run(corrected, s, [0]))}")
+guided, _ = record(pipe, seeds.HELD_OUT[:1], Sampler(20, 0.0, 3.0))
+print(tables.refusal(lambda: predictions_on(guided, rough.unet).after(corrected)))
 
 # %% [markdown]
 # Other samplers get tables of their own. A multistep solver remembers earlier predictions, and
@@ -470,7 +571,7 @@ for scheduler, chosen, sampler in (
     print(tables.refusal(lambda o=other, f=few, s=setting: dqlab.quantize(o, f, 4, 8, **s)))
 
 # %%
-tables.samplers_table(results.frames["errors"], "Paired errors at W4A8, 16 seeds, by sampler.")
+tables.samplers_table(results.frames["errors"], "Paired errors at W4A8, 32 seeds, by sampler.")
 
 # %% [markdown]
 # ### On top of another method, and not on top of each other
@@ -509,7 +610,14 @@ explore.run_explorer(results)
 
 # %%
 claims = told.claims(results.frames)
-tables.claims_table(claims)
+judged("Claims of the five papers on these networks, natural.", claims)
+
+# %% [markdown]
+# Behind each claim stand directions: what a correction should do at every step, at other bits, to
+# variances. Each has its own margin, set before the measurement.
+
+# %%
+judged("Directions, one by one.", directions.directions(both))
 
 # %% [markdown]
 # Where little is to be gained, look at the two deciders: the bias's share of the error, and keys
@@ -679,22 +787,12 @@ def left_over(v_qq, v_qD, v_DD, draw=False):
 
 # %% tags=["check"] exercise="draw"
 check = show.Check("mean or draw")
-
-
-@check.case("what eps_q tells is gone", "v_DD less v_qD squared over v_qq.")
-def _(answer):
-    return abs(answer(2.0, 0.5, 1.0) - 0.875) < 1e-9
-
-
-check.case("a draw doubles it", "Both the true leftover and the draw count.")(
-    lambda answer: abs(answer(2.0, 0.5, 1.0, draw=True) - 1.75) < 1e-9
-)
-
-
-@check.case("an error that follows eps_q exactly is gone", "Then v_qD^2 = v_qq v_DD.")
-def _(answer):
-    return abs(answer(4.0, 1.0, 0.25)) < 1e-9
-
+for name, why, given, wanted in (
+    ("what eps_q tells is gone", "v_DD less v_qD squared over v_qq.", (2, 0.5, 1), 0.875),
+    ("a draw doubles it", "The true leftover counts, and the draw.", (2, 0.5, 1, True), 1.75),
+    ("an error that follows eps_q is gone", "Then v_qD^2 = v_qq v_DD.", (4, 1, 0.25), 0.0),
+):
+    check.case(name, why)(lambda answer, g=given, w=wanted: abs(answer(*g) - w) < 1e-9)
 
 check(left_over)
 

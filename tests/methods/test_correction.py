@@ -265,6 +265,24 @@ def test_sqnr_after_guidance_sees_the_correction(monkeypatch) -> None:
     assert powers["noise"].tolist() == pytest.approx([0.25 * 192] * 6, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"num_inference_steps": 6}, "num_inference_steps=6"),
+        ({"eta": 1.0}, "eta=1"),
+        ({"guidance_scale": 3.0}, "guidance_scale=3"),
+    ],
+)
+def test_sqnr_on_states_of_another_setting_is_refused(other, told, monkeypatch) -> None:
+    """Six steps visit the timesteps of three, too."""
+    pipe = guided_pipeline(monkeypatch)
+    states, _ = record(pipe, range(1), sampler() | other)
+    correct = prediction_correction(with_correction(pipe, shift(0.5, 0.5, 0.5)))
+    eps, rows = states.guided(states.output)
+    with pytest.raises(InvalidInputError, match=rf"fitted for .*, but these .* with .*{told}"):
+        correct(eps, states[rows])
+
+
 def test_a_deep_copy_is_whole_and_separate() -> None:
     pipe = with_correction(new_pipeline(), shift(0.1, 0.2, 0.3))
     twin = copy.deepcopy(pipe)

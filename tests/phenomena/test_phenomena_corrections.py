@@ -1,17 +1,29 @@
 """Softmax mass, smoothing, and all that is measured about error correction."""
 
+import warnings
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 import torch
 from tiny_pipelines import stable_diffusion, tiny
 
+from dqlab.errors import InvalidInputError
 from dqlab.models.families import Sampler, family_of
 from dqlab.phenomena import attention_mass as mass
+from dqlab.phenomena import correction_checks as checks
 from dqlab.phenomena import correction_claims as cc
 from dqlab.phenomena import error_correction as measured
 from dqlab.phenomena import smoothing, stored
 from dqlab.phenomena.budget import PARTS
-from dqlab.phenomena.correction_bench import Plan, bench, corrected_by, correction_of, runs
+from dqlab.phenomena.correction_bench import (
+    Plan,
+    bench,
+    corrected_by,
+    correction_of,
+    from_tables,
+    runs,
+)
 from dqlab.phenomena.ledger import OUTCOMES
 from dqlab.trajectory import record
 
@@ -196,3 +208,45 @@ def test_a_chain_is_compared_state_by_state() -> None:
     rows = measured._drift(bench(r, "rtn", (8, 8)), pipe, "itself")
     assert len(rows) == 3 * 4 and max(abs(row["mean"]) for row in rows) < 1e-5
     assert record(pipe, [0], SAMPLER)[0].branches
+
+
+@pytest.fixture(scope="module")
+def checked():
+    plan = Plan(2, 16, 2, 2, 3, 2, bits=((4, 8),), sampler=SAMPLER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, "ASKED", 16)
+        patch.setattr(checks, "FEW", 4)
+        patch.setattr(checks, "INTERVAL", 1)
+        patch.setattr(checks, "BITS", ((4, 6),))
+        patch.setattr(checks, "PAINTED", ("ptqd",))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return checks.measure(tiny(stable_diffusion), plan)[0]
+
+
+@quiet
+def test_every_part_and_setting_is_measured(checked) -> None:
+    assert set(checked) == {
+        "gains", "steps", "errors", "ablations", "own estimates", "mass", "attention", "mixed",
+    }  # fmt: skip
+    table = checked["ablations"].set_index(["bits", "method", "option"])["db"]
+    assert table[("W4A8", "ptqd", "slope and bias")] != table[("W4A8", "ptqd", "slope alone")]
+    assert checked["mass"]["row_sum"].between(0.9, 1.1).all()
+    assert set(checked["mixed"]["bits"]) <= {4, 8}
+    assert (checked["mixed"]["forward"].diff().dropna() > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("weights", "sampler", "told"),
+    [
+        (4, Sampler(10), "num_inference_steps=10"),
+        (4, Sampler(eta=1.0), "eta=1"),
+        (4, Sampler(guidance_scale=3.0), "guidance_scale=3"),
+        (8, Sampler(), "W8A8"),
+    ],
+)
+def test_stored_tables_are_refused_where_they_were_not_fitted(weights, sampler, told) -> None:
+    job = SimpleNamespace(family=family_of(tiny(stable_diffusion)), weights=weights,
+                          activations=8, sampler=sampler)  # fmt: skip
+    with pytest.raises(InvalidInputError, match=rf"fitted for W4A8 .*, but .*{told}"):
+        from_tables(job, "ptqd", {}, "W4A8")

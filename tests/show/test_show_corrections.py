@@ -9,10 +9,10 @@ from dqlab.errors import InvalidInputError
 from dqlab.phenomena import correction_claims as cc
 from dqlab.phenomena.budget import PARTS, synthetic_bias_gain
 from dqlab.phenomena.error_correction import BUDGETED, LEDGER
-from dqlab.phenomena.ledger import Claim
 from dqlab.phenomena.stored import Stored
 from dqlab.show import correction_tables as tables
 from dqlab.show import error_correction as explore
+from dqlab.show.step_bits import step_bits
 
 BITS = ("W4A8", "W4A4")
 
@@ -164,8 +164,24 @@ def test_tables_say_in_words_what_they_show() -> None:
           "high": 11.0}]
     )  # fmt: skip
     assert "4 | head | 20.0 | 30.0 | +10.0 [+9.0, +11.0]" in tables.softmax_table(softmax).words
-    claim = Claim("it helps", "", 0.1, -0.2, 0.4, "dB", 1.0)
-    assert "does not reproduce here" in tables.claims_table({"a": claim}).words
+    parts = gains.assign(option="bias alone")
+    assert (
+        "W4A8 | bias alone | 21.0 | +1.0 [+0.5, +1.5]"
+        in tables.ablations_table(parts, "words").words
+    )
+    beside = gains.assign(others="W4A8", samples=8, before=20.0)
+    assert "W4A8 | 8 | 20.0 | 21.0 | +1.0 [" in tables.attention_table(beside, "words").words
+
+
+@pytest.mark.parametrize(
+    ("bits", "told"),
+    [([4, 8, 8], "1 of 3 steps get 4 bits, from step 0 to step 0; the others get 8."),
+     ([8, 8, 8], "0 of 3 steps get 4 bits; the others get 8.")],
+)  # fmt: skip
+def test_chosen_bits_are_told(bits: list[int], told: str) -> None:
+    ratios = {"few": [9.0, 5.0, 2.0], "many": [20.0, 9.0, 4.0], "forward": [0.1, 1.0, 9.0]}
+    frame = pd.DataFrame({"step": range(3), "timestep": [999, 500, 1], **ratios, "bits": bits})
+    assert step_bits(frame).sentence == told
 
 
 def refuse() -> None:

@@ -78,6 +78,12 @@ class Family:
         asked = sampler.guidance_scale
         return self.guidance_scale if asked is None else asked
 
+    def setting(self, sampler: Sampler) -> str:
+        """A sampler setting in words, the guidance in force included."""
+        told = f"num_inference_steps={sampler.num_inference_steps}, eta={sampler.eta:g}"
+        scale = f", guidance_scale={self.guidance(sampler):g}" if self.branches else ""
+        return told + scale
+
     def mix(self, pipe, sampler: Sampler) -> float | Tensor:
         """What branches are mixed with: the guidance scale, or one per frame, to broadcast."""
         return self.guidance(sampler)
