@@ -24,5 +24,5 @@ def step_bits(mixed: pd.DataFrame) -> Picture:
     looks = {names["few"]: "ablation_1", names["many"]: "method", "diffusion": "full_precision"}
     return charts.lines(
         long, f"{told}; the others get {many}.", x="step", y="ratio", log=True, steps=True,
-        roles=looks, axes=("", "signal over noise: SNR^Q at two bit-widths, SNR^F"), width=680,
+        roles=looks, axes=("", "signal over noise"), width=680,
     )  # fmt: skip
