@@ -30,7 +30,7 @@ NAME = "fine-grained"
 COMMAND = "python -m dqlab.phenomena.fine_grained"
 MODEL = "pixel-unet"
 RANGES, BLOCK_LOSS, WHOLE = "eda-dm, ranges alone", "eda-dm, block loss", "eda-dm"
-METHODS = ("rtn", "ptq4dm", RANGES, BLOCK_LOSS, WHOLE)
+METHODS = ("rtn", "ptq4dm", RANGES, WHOLE, BLOCK_LOSS)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _networks(pipe, plan: Plan) -> Iterator[tuple[str, object, pd.DataFrame, flo
         yield name, q, method.units(), seconds
 
 
-_EDA_DM = {RANGES: {"reconstruct": False}, BLOCK_LOSS: {"layer_weight": 0.0}, WHOLE: {}}
+_EDA_DM = {RANGES: {"reconstruct": False}, WHOLE: {}, BLOCK_LOSS: {"layer_weight": 0.0}}
 
 
 def _timed(pipe, plan: Plan, used: Recipe, states: States) -> tuple[object, float]:

@@ -17,7 +17,7 @@ def test_everything_is_measured(pipe, sampler, shipped, monkeypatch) -> None:
     assert frames["ledger"]["method"].tolist() == list(measured.METHODS)
     assert frames["pictures"].groupby("method").size().tolist() == [2] * 5
     learned = frames["units"]["method"].unique().tolist()
-    assert learned == [measured.BLOCK_LOSS, measured.WHOLE]
+    assert learned == [measured.WHOLE, measured.BLOCK_LOSS]
     assert {"before", "soft", "after"} <= set(frames["units"])
     assert frames["outcomes"]["name"].tolist() == ["learning", "layers", "units"]
 
