@@ -32,7 +32,7 @@ NAME = "calibration-strategy"
 COMMAND = "python -m dqlab.phenomena.calibration_strategy"
 MODEL = "pixel-unet"
 SOURCES = ("pure noise", "first steps", "clean images", "uniform", "ptq4dm", "eda-dm")
-BLOCK = "mid_block.resnets.0"
+BLOCK, BLOCK_BITS = "mid_block.resnets.0", 3
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Plan:
         pictures: gallery seeds behind every paired error, `kept` of them stored.
         compared: trajectories whose features EDA-DM compares.
         means, spreads: of PTQ4DM's distribution, tried in all pairs.
-        iterations: of each block reconstruction, with weights of `block_bits`.
+        iterations: of each block reconstruction.
         sampler: the setting of everything.
 
     """
@@ -61,7 +61,6 @@ class Plan:
     means: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     spreads: tuple[float, ...] = (0.0, 0.1, 0.4)
     iterations: int = 300
-    block_bits: int = 3
     sampler: Sampler = field(default_factory=Sampler)
 
 
@@ -140,7 +139,8 @@ def measure(pipe, plan: Plan | None = None, say: stored.Say = stored.silent) -> 
     frames["normal"] = _normal(b, first(held_out, plan.crossed))
     frames["eda"], frames["path"] = _features(b)
     say("distributions")
-    frames["block"] = _block(b, chosen["eda-dm"], first(held_out, plan.crossed))
+    some = first(held_out, plan.crossed)
+    frames["block"] = block_frame(pipe, chosen["eda-dm"], some, plan.iterations)
     say("block")
     frames["rounded"] = _rounded(pipe, held_out)
     frames["outcomes"] = outcomes(frames)
@@ -240,15 +240,19 @@ def _features(b: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
     return frame, cal.principal_path(F, b.states)
 
 
-def _block(b: Bench, states: States, held_out: States) -> pd.DataFrame:
-    """One block's weights learned with and without the losses of its inner layers."""
-    usual = JOINT["teach"]
+def block_frame(pipe, states: States, held_out: States, iterations: int) -> pd.DataFrame:
+    """One block's 3-bit weights learned with and without the losses of its inner layers.
+
+    Returns:
+        `block_errors` of "nearest", "block loss" and "with layer losses".
+
+    """
     plain = replace(
-        usual, iterations=b.plan.iterations, step_lr=None, quantized_share=0.0, drop=0.0
+        JOINT["teach"], iterations=iterations, step_lr=None, quantized_share=0.0, drop=0.0
     )
     fits = {"block loss": replace(plain, layer_weight=0.0), "with layer losses": plain}
-    watched = watchable(b.pipe, b.states)
-    return cal.block_errors(watched, states, held_out, BLOCK, b.plan.block_bits, fits)
+    watched = watchable(pipe, states)
+    return cal.block_errors(watched, states, held_out, BLOCK, BLOCK_BITS, fits)
 
 
 def ruins(pictures: pd.DataFrame) -> Verdict:

@@ -198,15 +198,6 @@ def test_pictures_are_held_against_the_best_source_of_one_kind() -> None:
     assert "first steps" in found.says
 
 
-def test_the_shipped_outcomes_follow_from_the_shipped_numbers() -> None:
-    results = stored.load(measured.NAME)
-    kept = results.frames["outcomes"].set_index("name")
-    again = measured.outcomes(results.frames).set_index("name")
-    assert again["outcome"].to_dict() == kept["outcome"].to_dict()
-    expected = pytest.approx(kept["measured"].tolist(), rel=1e-4, abs=1e-3)
-    assert again["measured"].tolist() == expected
-
-
 def test_steps_that_earn_more_get_more() -> None:
     """The upper quarter of EDA-DM's shipped scores has more samples than the lower."""
     eda = stored.load(measured.NAME).frames["eda"]
