@@ -138,7 +138,10 @@ def of(powers: pd.DataFrame, method: str) -> pd.DataFrame:
 
 
 def claims(powers: pd.DataFrame) -> dict[str, Claim]:
-    """What EDA-DM's learning brings on this network, with the margins it is judged by."""
+    """What EDA-DM's learning brings on this network, with the margins it is judged by.
+
+    A claim about a method that `powers` does not hold is left out.
+    """
     told = {
         "learning": ("learned rounding and step sizes beat ranges alone", RANGES, 1.0),
         "layers": ("layer losses beat block loss alone, end to end", BLOCK_LOSS, 0.3),
@@ -149,6 +152,7 @@ def claims(powers: pd.DataFrame) -> dict[str, Claim]:
             *gain_db(of(powers, before), of(powers, WHOLE)), "dB", full,
         )
         for name, (says, before, full) in told.items()
+        if before in set(powers["method"])
     }  # fmt: skip
 
 
@@ -172,13 +176,14 @@ def fit_verdict(units: pd.DataFrame) -> Verdict:
     """Does every unit of the whole method end below nearest rounding?"""
     row = fits(units).set_index("method").loc[WHOLE]
     told = (
-        f"EDA-DM's {row['units']} units end at {row['change']:.2f} times the error of nearest "
+        f"EDA-DM's {int(row['units'])} units end at {row['change']:.2f} times the error of nearest "
         f"rounding (median); deciding the soft roundings costs {row['hardening']:.2f} times"
     )
     if row["worse"] == 0:
         return Verdict("all", f"{told}. No unit ends above nearest rounding.")
     return Verdict(
-        "some", f"{told}. {row['worse']} end above nearest rounding and are kept all the same."
+        "some",
+        f"{told}. {int(row['worse'])} end above nearest rounding and are kept all the same.",
     )
 
 
