@@ -175,16 +175,14 @@ def fits(units: pd.DataFrame) -> pd.DataFrame:
 def fit_verdict(units: pd.DataFrame) -> Verdict:
     """Does every unit of the whole method end below nearest rounding?"""
     row = fits(units).set_index("method").loc[WHOLE]
+    count, worse = int(row["units"]), int(row["worse"])
     told = (
-        f"EDA-DM's {int(row['units'])} units end at {row['change']:.2f} times the error of nearest "
-        f"rounding (median); deciding the soft roundings costs {row['hardening']:.2f} times"
+        f"EDA-DM's {count} units end at {row['change']:.2f} times the error of nearest rounding "
+        f"(median); deciding the soft roundings costs {row['hardening']:.2f} times"
     )
-    if row["worse"] == 0:
+    if worse == 0:
         return Verdict("all", f"{told}. No unit ends above nearest rounding.")
-    return Verdict(
-        "some",
-        f"{told}. {int(row['worse'])} end above nearest rounding and are kept all the same.",
-    )
+    return Verdict("some", f"{told}. {worse} end above it, and are kept all the same.")
 
 
 def outcomes(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
