@@ -7,6 +7,7 @@ import pytest
 
 from dqlab.fit.profiles import JOINT
 from dqlab.phenomena import fine_grained as measured
+from dqlab.phenomena import stored
 
 
 def test_everything_is_measured(pipe, sampler, shipped, monkeypatch) -> None:
@@ -55,3 +56,11 @@ def test_units_that_end_above_nearest_rounding_are_told(after: list[float], key:
     assert row["change"] == pytest.approx(sum(after) / 2)
     assert row["hardening"] == pytest.approx((after[0] / 0.4 + after[1] / 0.6) / 2)
     assert measured.fit_verdict(units).key == key
+
+
+def test_the_shipped_outcomes_follow_from_the_shipped_numbers() -> None:
+    frames = stored.load(measured.NAME).frames
+    assert frames["ledger"]["method"].tolist() == list(measured.METHODS)
+    kept, again = frames["outcomes"], measured.outcomes(frames)
+    assert again["outcome"].tolist() == kept["outcome"].tolist()
+    assert again["measured"].tolist() == pytest.approx(kept["measured"].tolist(), rel=1e-3)
