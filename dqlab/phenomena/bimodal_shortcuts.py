@@ -19,7 +19,8 @@ from dqlab.metrics import mean_sqnr_db
 from dqlab.metrics.sampling import sample
 from dqlab.models.families import Sampler
 from dqlab.phenomena import stored
-from dqlab.phenomena.ledger import Claim, claims_frame, gain_db, ledger_row, powers_of
+from dqlab.phenomena.ledger import claims_frame, gain_db, ledger_row, powers_of
+from dqlab.phenomena.shortcut_claims import LAST, claims, of_sweep
 from dqlab.phenomena.shortcuts import ratio_table, shortcuts, split_gains
 from dqlab.phenomena.verdicts import Verdict
 from dqlab.reference.q_diffusion import calibration_steps
@@ -41,7 +42,6 @@ RUNGS: dict[str, tuple[str, dict[str, bool]]] = {
     "+ reconstruction": ("q-diffusion", {"split": True, "search": True, "reconstruct": True}),
 }
 """Recipe and its options, each rung with what the one before has and one thing more."""
-LAST = "+ reconstruction"
 
 
 @dataclass(frozen=True)
@@ -180,17 +180,6 @@ def _run(pipe, plan: Plan, count: int) -> Tensor:
     return sample(pipe, seeds.GALLERY[:count], batch_size=32, sampler=plan.sampler)
 
 
-def of_sweep(powers: pd.DataFrame, factor: int, split: bool) -> pd.DataFrame:
-    """The sweep's error powers at one factor."""
-    return powers[(powers["factor"] == factor) & (powers["split"] == split)]
-
-
-def of_ladder(powers: pd.DataFrame, weights: int, activations: int, name: str) -> pd.DataFrame:
-    """The ladder's error powers of one rung."""
-    chosen = (powers["weights"] == weights) & (powers["activations"] == activations)
-    return powers[chosen & (powers["rung"] == name)]
-
-
 def sweep_table(powers: pd.DataFrame) -> pd.DataFrame:
     """Mean SQNR by factor: columns factor, unsplit, split, in dB."""
     rows = [
@@ -269,52 +258,6 @@ def injection(table: pd.DataFrame, factor: int) -> Verdict:
     return Verdict("both sides", f"{told}: splitting does not take all of it up.")
 
 
-def claims(ratios: pd.DataFrame, gains: pd.DataFrame, ladder: pd.DataFrame) -> dict[str, Claim]:
-    """Q-Diffusion's claims on the natural network, with the margins they are judged by.
-
-    Args:
-        ratios: `ratio_table`.
-        gains: `split_gains`; W4A8 counts.
-        ladder: error powers by rung; a claim about a rung that is not there is left out.
-
-    """
-    wide = float(ratios["rho_x"].where(ratios["rho_x"] >= 1, 1 / ratios["rho_x"]).max())
-    layers = gains.query("weights == 4 and activations == 8")["gain"]
-    mean, half = float(layers.mean()), float(1.96 * layers.sem())
-    found = {
-        "populations": Claim(
-            "one part of a shortcut's input reaches far beyond the other",
-            "about 200 ×", wide, wide, wide, "×", 10.0, 2.0,
-        ),
-        "layers": Claim(
-            "split ranges help shortcut layers (output, W4A8, mean over layers)",
-            "", mean, mean - half, mean + half, "dB", 0.5,
-        ),
-    }  # fmt: skip
-    for name, (says, quoted, before, after, full) in _RUNG_CLAIMS.items():
-        pair = [of_ladder(ladder, 4, 8, rung) for rung in (before, after)]
-        if not any(part.empty for part in pair):
-            found[name] = Claim(says, quoted, *gain_db(*pair), "dB", full)
-    return found
-
-
-_RUNG_CLAIMS = {
-    "split": (
-        "split ranges help the network (eps, W4A8, after range search)",
-        "", "+ range search", "+ split", 1.0,
-    ),
-    "reconstruction": (
-        "block reconstruction helps the network (eps, W4A8, after the split)",
-        "", "+ split", LAST, 1.0,
-    ),
-    "method": (
-        "the whole method beats plain rounding (eps, W4A8)",
-        "FID rises by at most 2.34, not by over 100", "rtn", LAST, 3.0,
-    ),
-}  # fmt: skip
-"""Says, quoted, the rung before, the rung after, and the gain from which it counts."""
-
-
 def outcomes(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """What came of every claim, and of the injection, from the other frames.
 
@@ -327,7 +270,7 @@ def outcomes(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
     rows = table.set_index("factor")
     strong = STRONG if STRONG in rows.index else rows.index[-1]
     lost, moved = (rows[name][1] - rows[name][strong] for name in ("unsplit", "split"))
-    told = claims_frame(claims(frames["ratios"], frames["gains"], frames["ladder"]))
+    told = claims_frame(claims(*(frames[k] for k in ("ratios", "gains", "ladder", "ledger"))))
     told.loc[len(told)] = ["injection", lost, moved, moved, injection(table, strong).key]
     return told
 

@@ -20,8 +20,9 @@ from dqlab.models.families import Sampler, family_of
 from dqlab.phenomena import calibration as cal
 from dqlab.phenomena import stored
 from dqlab.phenomena.bits import with_bits
+from dqlab.phenomena.calibration_claims import CROSSED, METHODS, claims
 from dqlab.phenomena.drift import activation_sites, branch_of, watchable
-from dqlab.phenomena.ledger import Claim, claims_frame, gain_db, ledger_row, powers_of
+from dqlab.phenomena.ledger import claims_frame, powers_of
 from dqlab.phenomena.verdicts import Verdict
 from dqlab.reference.eda_dm import allocate, density, pairwise_mse, variety
 from dqlab.reference.ptq4dm import time_steps
@@ -31,9 +32,7 @@ NAME = "calibration-strategy"
 COMMAND = "python -m dqlab.phenomena.calibration_strategy"
 MODEL = "pixel-unet"
 SOURCES = ("pure noise", "first steps", "clean images", "uniform", "ptq4dm", "eda-dm")
-SINGLE = ("pure noise", "clean images")
-METHODS = ("ptq4dm", "eda-dm")
-BLOCK = "mid_block.resnets.0"
+BLOCK, BLOCK_BITS = "mid_block.resnets.0", 3
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,7 @@ class Plan:
         pictures: gallery seeds behind every paired error, `kept` of them stored.
         compared: trajectories whose features EDA-DM compares.
         means, spreads: of PTQ4DM's distribution, tried in all pairs.
-        ledger: weight and activation bits of the ledger.
-        iterations: of each block reconstruction, with weights of `block_bits`.
+        iterations: of each block reconstruction.
         sampler: the setting of everything.
 
     """
@@ -56,15 +54,13 @@ class Plan:
     trajectories: int = 32
     samples: int = 160
     held_out: int = 8
-    crossed: int = 4
-    pictures: int = 16
+    crossed: int = CROSSED
+    pictures: int = 32
     kept: int = 3
     compared: int = 16
     means: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     spreads: tuple[float, ...] = (0.0, 0.1, 0.4)
-    ledger: tuple[tuple[int, int], ...] = ((4, 8),)
     iterations: int = 300
-    block_bits: int = 3
     sampler: Sampler = field(default_factory=Sampler)
 
 
@@ -126,7 +122,7 @@ def measure(pipe, plan: Plan | None = None, say: stored.Say = stored.silent) -> 
         (source, seed, mse), matrix (ranges_from, step, timestep, db), normal (mu, sigma, step,
         timestep, db), drift (site, branch, step, absmax), eda (step, density, variety, count),
         path (`principal_path`), block (`block_errors`), rounded (bits, db; a row for each
-        trajectory), ledger, outcomes; tensors exact `[kept, ...]`, made `[sources, kept, ...]`.
+        trajectory), outcomes; tensors exact `[kept, ...]`, made `[sources, kept, ...]`.
 
     """
     plan = plan or Plan()
@@ -143,10 +139,10 @@ def measure(pipe, plan: Plan | None = None, say: stored.Say = stored.silent) -> 
     frames["normal"] = _normal(b, first(held_out, plan.crossed))
     frames["eda"], frames["path"] = _features(b)
     say("distributions")
-    frames["block"] = _block(b, chosen["eda-dm"], first(held_out, plan.crossed))
+    some = first(held_out, plan.crossed)
+    frames["block"] = block_frame(pipe, chosen["eda-dm"], some, plan.iterations)
     say("block")
     frames["rounded"] = _rounded(pipe, held_out)
-    frames["ledger"] = _ledger(b, chosen, held_out, exact, say)
     frames["outcomes"] = outcomes(frames)
     return frames, {"exact": stored.to_bytes(exact[: plan.kept]), "made": made}
 
@@ -244,37 +240,19 @@ def _features(b: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
     return frame, cal.principal_path(F, b.states)
 
 
-def _block(b: Bench, states: States, held_out: States) -> pd.DataFrame:
-    """One block's weights learned with and without the losses of its inner layers."""
-    usual = JOINT["teach"]
+def block_frame(pipe, states: States, held_out: States, iterations: int) -> pd.DataFrame:
+    """One block's 3-bit weights learned with and without the losses of its inner layers.
+
+    Returns:
+        `block_errors` of "nearest", "block loss" and "with layer losses".
+
+    """
     plain = replace(
-        usual, iterations=b.plan.iterations, step_lr=None, quantized_share=0.0, drop=0.0
+        JOINT["teach"], iterations=iterations, step_lr=None, quantized_share=0.0, drop=0.0
     )
     fits = {"block loss": replace(plain, layer_weight=0.0), "with layer losses": plain}
-    watched = watchable(b.pipe, b.states)
-    return cal.block_errors(watched, states, held_out, BLOCK, b.plan.block_bits, fits)
-
-
-def _ledger(b: Bench, chosen: dict[str, States], held_out: States, exact: Tensor, say):
-    """Plain rounding on uniform states, and both methods' sets with their own range search."""
-    rows = []
-    recipes = {"rtn": recipe("rtn"), "ptq4dm": recipe("ptq4dm")}
-    recipes["eda-dm, ranges alone"] = recipe("eda-dm", reconstruct=False)
-    for weights, activations in b.plan.ledger:
-        for name, used in recipes.items():
-            states = chosen[{"rtn": "uniform"}.get(name, name.split(",")[0])]
-            setting = {"sampler": b.plan.sampler, "calibration": states}
-            q = quantize(b.pipe, used, weights, activations, **setting)
-            made = family_of(q).run(q, b.plan.sampler, list(seeds.GALLERY[: b.plan.pictures]))
-            row = ledger_row(powers_of(q, held_out), exact, made, q, held_out)
-            rows.append({"method": name, "weights": weights, "activations": activations, **row})
-            say(f"W{weights}A{activations} {name}: {row['db']:.2f} dB")
-    return pd.DataFrame(rows)
-
-
-def of(powers: pd.DataFrame, source: str) -> pd.DataFrame:
-    """One source's error powers."""
-    return powers[powers["source"] == source].drop(columns="source")
+    watched = watchable(pipe, states)
+    return cal.block_errors(watched, states, held_out, BLOCK, BLOCK_BITS, fits)
 
 
 def ruins(pictures: pd.DataFrame) -> Verdict:
@@ -301,46 +279,6 @@ def drifts(drift: pd.DataFrame) -> Verdict:
     if middle > 1.2 and many >= 0.1:
         return Verdict("holds", f"{told}: ranges drift.")
     return Verdict("weaker", f"{told}: ranges hardly drift.")
-
-
-def claims(frames: dict[str, pd.DataFrame]) -> dict[str, Claim]:
-    """The papers' claims on this network, with the margins they are judged by."""
-    powers, block = frames["powers"], frames["block"]
-    gains = {name: [gain_db(of(powers, s), of(powers, name)) for s in SINGLE] for name in METHODS}
-    found = {
-        "single": Claim(
-            "drawn steps beat pure noise (PTQ4DM, eps, W8A8)",
-            "FID 24.26 against 33.15 (two studies)",
-            *gains["ptq4dm"][0], "dB", 1.0,
-        ),
-        "clean": Claim(
-            "drawn steps beat finished pictures (PTQ4DM, eps, W8A8)",
-            "FID 24.26 against 128.63 (two studies)",
-            *gains["ptq4dm"][1], "dB", 1.0,
-        ),
-        "normal": Claim(
-            "normal steps beat uniform ones (PTQ4DM, eps, W8A8)", "FID 24.26 against 26.19",
-            *gain_db(of(powers, "uniform"), of(powers, "ptq4dm")), "dB", 0.3,
-        ),
-        "density": Claim(
-            "density and variety beat uniform steps (EDA-DM, eps, W8A8)", "",
-            *gain_db(of(powers, "uniform"), of(powers, "eda-dm")), "dB", 0.3,
-        ),
-    }  # fmt: skip
-    kept = frames["rounded"].query("bits == 8")["db"]
-    found["states"] = Claim(
-        "the sampler's own states tolerate 8 bits (PTQ4DM, final state, median and quartiles)",
-        "FID 21.94 against 21.63", *kept.quantile([0.5, 0.25, 0.75]), "dB", 35.0, 20.0,
-    )  # fmt: skip
-    inner = block[block["layer"] != "block"].pivot(index="layer", columns="fit", values="error")
-    for name, says, over in (
-        ("harm", "block loss alone drives inner layers above nearest rounding", "nearest"),
-        ("cure", "layer losses keep inner layers closer than block loss", "with layer losses"),
-    ):
-        ratio = inner["block loss"] / inner[over]
-        ends = float(ratio.median()), float(ratio.min()), float(ratio.max())
-        found[name] = Claim(f"{says} (EDA-DM, one block, W3)", "", *ends, "×", 1.5, 1.0)
-    return found
 
 
 def outcomes(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from dqlab.methods.unet_shortcuts.q_diffusion import paper_policy
 from dqlab.metrics import mean_sqnr_db
 from dqlab.models.families import Sampler
 from dqlab.phenomena import stored
-from dqlab.phenomena.ledger import db_by_setting, gain_db, powers_of
+from dqlab.phenomena.ledger import Claim, claims_frame, db_by_setting, gain_db, powers_of
 from dqlab.phenomena.verdicts import Verdict
 from dqlab.reference.q_diffusion import calibration_steps
 from dqlab.trajectory import States, record
@@ -150,7 +150,8 @@ def measure(pipe, plan: Plan | None = None, say: stored.Say = stored.silent) -> 
             see("policies", q, weights=weights, softmax=softmax)
     for name, part in sets.items():
         see("sources", calibrated_on(pipe, name, part, plan), source=name, rows=len(part))
-    return {name: pd.concat(parts, ignore_index=True) for name, parts in frames.items()}, {}
+    found = {name: pd.concat(parts, ignore_index=True) for name, parts in frames.items()}
+    return found | {"outcomes": outcomes(found)}, {}
 
 
 def operand_table(powers: pd.DataFrame) -> pd.DataFrame:
@@ -208,6 +209,23 @@ def windows_verdict(table: pd.DataFrame) -> Verdict:
     if worse:
         return Verdict("weaker", f"{words}. Clearly worse: {', '.join(worse)} alone.")
     return Verdict("absent", f"{words}. No window is clearly worse.")
+
+
+def claims(sources: pd.DataFrame) -> dict[str, Claim]:
+    """Q-Diffusion's claims about its calibration set, from error powers by source."""
+    even = sources[sources["source"] == EVEN]
+    return {
+        name: Claim(
+            f"evenly spread steps beat the {name} alone (eps, W8A8, latent-unet)",
+            "better (figure)", *gain_db(sources[sources["source"] == name], even), "dB", CLEAR_DB,
+        )
+        for name in WINDOWS
+    }  # fmt: skip
+
+
+def outcomes(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """What came of every claim: columns name, measured, low, high, outcome."""
+    return claims_frame(claims(frames["sources"]))
 
 
 CLEAR_DB = 0.1

@@ -9,7 +9,7 @@ At a step the quantized run asks eps_q(x_q), the full-precision run asks eps(x):
 of SQNR do, so the two parts need not add up to the whole.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 import torch
@@ -122,3 +122,23 @@ def overtaking_step(frame: pd.DataFrame) -> int | None:
         return None
     below = (~above).nonzero()[0]
     return int(medians.index[below[-1] + 1]) if len(below) else int(medians.index[0])
+
+
+def chain_errors(exact: States, runs: Mapping[str, States]) -> pd.DataFrame:
+    """Squared distance of each run's states to the exact ones, from the same noise.
+
+    Args:
+        exact: a full-precision trajectory set.
+        runs: the same seeds and steps of other networks, by name.
+
+    Returns:
+        Columns series, step, error (median over seeds, for a mean is ruled by the few runs that
+        turn into another picture); step 0, where all runs start, is left out.
+
+    """
+    rows = []
+    for name, run in runs.items():
+        error = (run.x - exact.x).double().square().flatten(1).mean(1)
+        for step in range(1, int(exact.step.max()) + 1):
+            rows.append((name, step, float(error[exact.step == step].median())))
+    return pd.DataFrame(rows, columns=["series", "step", "error"])

@@ -137,6 +137,7 @@ def _shape_claims(table: pd.DataFrame) -> dict[str, Claim]:
     """How much further from the best scales other networks stay, and what unseen steps gain."""
     rows, found = table.set_index("shape"), {}
     for shape, says in (("1 layer", "one layer follows the best scales worse than four"),
+                        ("2 layers", "two layers follow them worse than four"),
                         ("raw t", "a raw t is followed worse than its encoding")):  # fmt: skip
         more = 100 * float(rows["error"][shape] - rows["error"]["4 layers"])
         found[shape] = Claim(f"{says} (error of s, fitted steps)", "worse, no figure", more, more,

@@ -9,6 +9,7 @@ import pandas as pd
 
 from dqlab.phenomena import calibration as cal
 from dqlab.phenomena import calibration_strategy as measured
+from dqlab.phenomena import fine_grained as learned
 from dqlab.phenomena.ledger import Claim
 from dqlab.phenomena.stored import Stored, to_pictures
 from dqlab.reference.ptq4dm import time_shares
@@ -241,6 +242,23 @@ def block_table(block: pd.DataFrame) -> Page:
     rows = [(fit, *(f"{value:.3f}" for value in row)) for fit, *row in wide.itertuples()]
     words = "Held-out squared error, weights at 3 bits, inputs in full precision."
     return table(words, ("fit", *wide.columns), rows)
+
+
+def fits_table(units: pd.DataFrame, seconds: pd.DataFrame) -> Page:
+    """How the units of each learned network fared, and what the fit cost."""
+    spent = seconds.set_index("method")["processor"]
+    rows = [
+        (
+            row["method"], f"{row['change']:.2f} ×", f"{row['worse']} of {row['units']}",
+            f"{row['hardening']:.2f} ×", f"{spent[row['method']]:.0f}",
+        )
+        for row in learned.fits(units).to_dict("records")
+    ]  # fmt: skip
+    heads = (
+        "method", "error of a unit, against nearest rounding (median)", "units above it",
+        "cost of deciding (median)", "processor seconds",
+    )  # fmt: skip
+    return table("All units learned, W4A8, on calibration states.", heads, rows)
 
 
 def claims_table(claims: Mapping[str, Claim]) -> Page:

@@ -25,6 +25,8 @@ from dqlab.formats import Affine
 from dqlab.methods.unet_shortcuts.q_diffusion import TEXT_SOFTMAX, paper_policy
 from dqlab.phenomena import bimodal_shortcuts as measured
 from dqlab.phenomena import q_diffusion_text as text
+from dqlab.phenomena import shortcut_claims as claimed
+from dqlab.phenomena.steps import chain_errors
 from dqlab.phenomena.stored import redo
 from dqlab.ranges import min_max
 from dqlab.reference import q_diffusion
@@ -101,6 +103,28 @@ words = (
 show.comb(third.sample[:, ::4], grids, sentence=f"{third.name}, natural: {words}.", height=300)
 
 # %% [markdown]
+# ### What rounding does to a run
+#
+# Few levels hurt twice in a sampler: an error made at one step is the input of the next. Weights
+# alone are rounded here, to nearest, and each run starts from the noise of the exact one.
+
+# %%
+runs, some = {}, seeds.HELD_OUT[:8]
+for bits in (8, 5, 4):
+    rounded = dqlab.quantize(pipe, "rtn", bits, None, calibration=calibration[:1])
+    runs[f"W{bits}"], _ = record(rounded, some)
+chain = chain_errors(record(pipe, some)[0], runs)
+growth = claimed.grows(chain)
+charts.lines(
+    chain,
+    growth.words,
+    x="step",
+    y="error",
+    log=True,
+    axes=("sampler step", "squared error of the state\nmedian over 8 seeds"),
+)
+
+# %% [markdown]
 # ### A network made harder, on purpose
 #
 # Small networks show this weakly. So we *inject* the imbalance: multiply the skip part by a power
@@ -145,9 +169,17 @@ print("same function to 1e-4:", change < 1e-4)
 for split, name in ((False, "one range"), (True, "split")):
     w8a8 = measured.eight_bits(pipe, measured.STRONG, split, calibration)
     now = metrics.mean_sqnr_db(metrics.error_powers(held_out, w8a8.unet))
-    stored = measured.of_sweep(results.frames["sweep"], measured.STRONG, split)
+    stored = claimed.of_sweep(results.frames["sweep"], measured.STRONG, split)
     was = metrics.mean_sqnr_db(stored[stored["seed"].isin(seeds.HELD_OUT[:2])])
     print(redo(f"W8A8, injected, {name}, two seeds", was, now, tolerance=0.2, unit="dB"))
+
+# %% [markdown]
+# Step by step, and layer by layer, natural and injected:
+
+# %%
+for factor in (1, measured.STRONG):
+    print(claimed.better_steps(results.frames["sweep"], factor))
+print(claimed.absorbed(found, 2 * measured.STRONG))
 
 # %% [markdown]
 # Now slide the injection along and watch the skyline, then the levels. The dashed line is one
@@ -244,7 +276,7 @@ explore.ladder_table(ladder)
 # %%
 cheap = measured.rung(pipe, "+ split", 4, 8, calibration)
 now = metrics.mean_sqnr_db(metrics.error_powers(held_out, cheap.unet))
-stored = measured.of_ladder(results.frames["ladder"], 4, 8, "+ split")
+stored = claimed.of_ladder(results.frames["ladder"], 4, 8, "+ split")
 was = metrics.mean_sqnr_db(stored[stored["seed"].isin(seeds.HELD_OUT[:2])])
 print(redo("W4A8, + split, two seeds", was, now, tolerance=0.2, unit="dB"))
 
@@ -372,7 +404,8 @@ for weights in (8, 4):
 # reproduced from the margin in the fourth column on, if its interval is clear of zero.
 
 # %%
-claims = measured.claims(ratios, gains, results.frames["ladder"])
+stored = [results.frames[name] for name in ("ladder", "ledger")]
+claims = claimed.claims(ratios, gains, *stored) | text.claims(told.frames["sources"])
 explore.claims_table(claims)
 
 # %% [markdown]
@@ -664,7 +697,7 @@ def extra_scales(layers):
 # ## Recap
 
 # %%
-for verdict in (natural, effect):
+for verdict in (growth, natural, effect):
     print("-", verdict)
 for claim in claims.values():
     print(f"- {claim.says}: {claim.outcome}")

@@ -22,6 +22,7 @@ from dqlab import phenomena as ph
 from dqlab.methods.step_networks import fit_networks
 from dqlab.methods.unet_dynamic.tdq import Grid
 from dqlab.phenomena import dynamic_quantization as measured
+from dqlab.phenomena import run_time_ranges as timing
 from dqlab.phenomena import timed_ranges as timed
 from dqlab.phenomena import timed_verdicts as told
 from dqlab.phenomena.stored import redo
@@ -298,6 +299,20 @@ work = timed.cost_table(pipe, calibration)
 explore.cost_rows(work, results.frames["ledger"], results.tensors["table"])
 
 # %% [markdown]
+# And timed, for rounding alone: each way rounds the same tensor of the model in turn, in processor
+# time. What follows is the time over that of a static range, median and quartiles.
+
+# %%
+clocked = ph.stored.load(timing.NAME)
+clocked
+
+# %%
+print(timing.ratios(clocked.frames["times"]).round(2).to_string(index=False))
+
+# %% [markdown]
+# Rows of a batch may stand at different steps, so the simulator looks up a scale for each row and
+# pays for that. A sampler has one step at a time: a kernel reads one number.
+#
 # A read hurts most where a layer computes little per value it reads. These do the least:
 
 # %%
@@ -328,7 +343,7 @@ told.room(results.frames["ledger"])
 # of zero. Sites are tensors at 4 bits, judged on runs that set nothing.
 
 # %%
-claims = told.claims(results.frames)
+claims = told.claims(results.frames) | timing.claims(clocked.frames["times"])
 explore.claims_table(claims)
 
 # %% [markdown]

@@ -10,11 +10,12 @@ from dqlab.phenomena import calibration as cal
 from dqlab.phenomena import calibration_strategy as measured
 from dqlab.phenomena import stored
 from dqlab.phenomena.drift import activation_sites, range_table, static_ranges, watchable
+from dqlab.reference.eda_dm import score
 from dqlab.reference.ptq4dm import time_steps
 
 PLAN = {
     "trajectories": 24, "samples": 24, "held_out": 2, "crossed": 1, "pictures": 2, "kept": 1,
-    "compared": 2, "means": (0.0, 1.0), "spreads": (0.0,), "ledger": ((8, 8),), "iterations": 2,
+    "compared": 2, "means": (0.0, 1.0), "spreads": (0.0,), "iterations": 2,
 }  # fmt: skip
 
 
@@ -142,14 +143,68 @@ def block(plain: float, fine: float) -> pd.DataFrame:
     ],
 )
 def test_claims_have_branches(ptq4dm, eda, plain, told) -> None:
-    frames = {
-        "powers": powers(noise=20, clean=5, uniform=30, ptq4dm=ptq4dm, eda=eda),
-        "block": block(plain, 0.1),
+    frames = told_by(
+        powers=powers(noise=20, clean=5, uniform=30, ptq4dm=ptq4dm, eda=eda),
+        block=block(plain, 0.1),
+    )
+    found = measured.claims(frames)
+    names = ("single", "clean", "normal", "density", "states")
+    assert [found[name].outcome for name in names][: len(told)] == told
+    assert (found["harm"].outcome == "reproduces") == (plain > 1)
+    assert found["block"].outcome == "reproduces"
+
+
+def told_by(**frames: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Frames that say yes to every claim, some of them replaced."""
+    made = {"pure noise": 4.0, "first steps": 2.0, "clean images": 9.0}
+    errors = made | dict.fromkeys(("uniform", "ptq4dm", "eda-dm"), 1.0)
+    rows = [(name, seed, error) for name, error in errors.items() for seed in range(4)]
+    yes = {
+        "powers": powers(noise=20, clean=5, uniform=30, ptq4dm=31, eda=31),
+        "matrix": pd.DataFrame({"ranges_from": [0, 1, 2], "db": [20.0, 25.0, 28.0]}),
+        "pictures": pd.DataFrame(rows, columns=["source", "seed", "mse"]),
+        "eda": pd.DataFrame({"density": [1, 3, 3, 0], "variety": [9.0, 1.0, 1.5, 8.0]}),
         "rounded": pd.DataFrame({"bits": 8, "db": [36.0, 40.0, 44.0]}),
+        "block": block(4.0, 0.1),
     }
-    found = [claim.outcome for claim in measured.claims(frames).values()]
-    assert found[: len(told)] == told
-    assert (measured.claims(frames)["harm"].outcome == "reproduces") == (plain > 1)
+    return yes | frames
+
+
+def test_all_claims_can_hold() -> None:
+    found = measured.claims(told_by())
+    assert {name: claim.outcome for name, claim in found.items()} == dict.fromkeys(
+        found, "reproduces"
+    )
+
+
+@pytest.mark.parametrize(
+    ("frame", "claim"),
+    [
+        ({"matrix": pd.DataFrame({"ranges_from": [0, 1], "db": [30.0, 20.0]})}, "nearer"),
+        ({"matrix": pd.DataFrame({"ranges_from": [0, 1], "db": [20.0, 32.0]})}, "ptq4dm alone"),
+        ({"eda": pd.DataFrame({"density": [3, 1, 1, 3], "variety": [9.0, 1, 1, 8]})}, "crowd"),
+        ({"eda": pd.DataFrame({"density": [1, 3, 3, 0], "variety": [1.0, 9, 9, 1]})}, "ends"),
+        ({"block": block(4.0, 1.5)}, "block"),
+    ],
+)
+def test_each_claim_can_fail(frame: dict, claim: str) -> None:
+    assert measured.claims(told_by(**frame))[claim].outcome == "does not reproduce here"
+
+
+def test_pictures_are_held_against_the_best_source_of_one_kind() -> None:
+    """First steps err twice as much as either method; the others more."""
+    found = measured.claims(told_by())["eda-dm pictures"]
+    assert found.measured == found.low == found.high == 2
+    assert "first steps" in found.says
+
+
+def test_steps_that_earn_more_get_more() -> None:
+    """The upper quarter of EDA-DM's shipped scores has more samples than the lower."""
+    eda = stored.load(measured.NAME).frames["eda"]
+    S = score(*(torch.tensor(eda[name].to_numpy()) for name in ("density", "variety")), 1.2)
+    order, quarter = S.argsort().tolist(), len(eda) // 4
+    low, high = eda["count"].iloc[order[:quarter]], eda["count"].iloc[order[-quarter:]]
+    assert high.min() > low.max()
 
 
 @pytest.mark.parametrize(
@@ -174,11 +229,11 @@ def test_drift_is_judged_by_the_card_of_the_decider(tops, key: str) -> None:
 
 def test_everything_is_measured(pipe, plan, shipped) -> None:
     frames, tensors = measured.measure(pipe, plan)
-    assert set(frames) >= {"picks", "matrix", "normal", "eda", "path", "block", "ledger"}
+    assert set(frames) >= {"picks", "matrix", "normal", "eda", "path", "block"}
     assert tensors["made"].shape == (6, 1, 3, 8, 8)
     assert len(frames["matrix"]) == 9
     assert frames["eda"]["count"].sum() == plan.samples
-    assert frames["ledger"]["method"].tolist() == ["rtn", "ptq4dm", "eda-dm, ranges alone"]
+    assert set(frames["outcomes"]["name"]) >= {"single", "nearer", "ends", "cure", "ruins"}
 
 
 def test_the_command_writes_results_with_their_origin(pipe, shipped, monkeypatch) -> None:

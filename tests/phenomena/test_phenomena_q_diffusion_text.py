@@ -87,6 +87,24 @@ def test_verdicts_follow_the_numbers() -> None:
         assert measured.windows_verdict(table).key == key
 
 
+@pytest.mark.parametrize(
+    ("factor", "outcome"), [(2.0, "reproduces"), (0.5, "does not reproduce here")]
+)
+def test_windows_are_claims_of_their_own(factor: float, outcome: str) -> None:
+    noise = {measured.EVEN: 0.01} | dict.fromkeys(measured.WINDOWS, 0.01 * factor)
+    sources = pd.concat([powers(x, source=name) for name, x in noise.items()])
+    found = measured.claims(sources)
+    assert tuple(found) == measured.WINDOWS
+    assert {claim.outcome for claim in found.values()} == {outcome}
+
+
+def test_the_shipped_outcomes_follow_from_the_shipped_numbers() -> None:
+    frames = stored.load(measured.NAME).frames
+    kept, again = frames["outcomes"], measured.outcomes(frames)
+    assert again["outcome"].tolist() == kept["outcome"].tolist()
+    assert again["measured"].tolist() == pytest.approx(kept["measured"].tolist(), rel=1e-4)
+
+
 def test_the_shipped_numbers_are_shown() -> None:
     results = stored.load(measured.NAME)
     page = shown.source_page(results.frames["sources"])

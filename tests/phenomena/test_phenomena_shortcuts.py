@@ -7,10 +7,12 @@ from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 
 from dqlab.errors import InvalidInputError
 from dqlab.phenomena import bimodal_shortcuts as measured
+from dqlab.phenomena import shortcut_claims as claimed
 from dqlab.phenomena import shortcuts as sc
 from dqlab.phenomena import stored
 from dqlab.phenomena.ledger import OUTCOMES, Claim, claims_frame, db_by_setting, gain_db
-from dqlab.trajectory import record
+from dqlab.phenomena.steps import chain_errors
+from dqlab.trajectory import States, record
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +90,68 @@ def test_a_split_layer_does_not_notice_the_injection_and_a_shared_one_does() -> 
     for bits in ((8, 8), (4, 8), (None, 4)):
         assert sc.output_db(uniform(128), *bits, True) == sc.output_db(uniform(1), *bits, True)
     assert sc.output_db(uniform(1), 8, 8, False) - sc.output_db(uniform(128), 8, 8, False) >= 25
+
+
+@pytest.mark.parametrize(("factor", "key"), [(128, "absorbed"), (8, "partly"), (3, "leaks")])
+def test_what_layers_take_up_is_told(factor: float, key: str, monkeypatch) -> None:
+    """3 is no power of two, so scales take it up but for rounding; that is made visible here."""
+    if key == "leaks":
+        real = sc.output_db
+        monkeypatch.setattr(
+            claimed, "output_db", lambda s, *bits: real(s, *bits) - s.reach_of("skip")
+        )
+    assert claimed.absorbed([uniform(1)], factor).key == key
+
+
+@pytest.mark.parametrize(
+    ("lead", "key"), [((1, 1, 1), "most"), ((1, 1, -1), "many"), ((-1, -1, 1), "few")]
+)
+def test_steps_at_which_the_split_is_no_worse_are_counted(lead, key: str) -> None:
+    rows = [
+        (8, split, step, 0.0, 0, 1.0, 10 ** (-(30 + split * lead[step]) / 10))
+        for split in (False, True)
+        for step in range(3)
+    ]
+    names = ["factor", "split", "step", "t", "seed", "signal", "noise"]
+    found = claimed.better_steps(pd.DataFrame(rows, columns=names), 8)
+    assert found.key == key
+    assert f"{sum(x > 0 for x in lead)} of 3" in found.words
+
+
+def test_a_chains_error_is_told_from_the_first_step_on() -> None:
+    step, seed = torch.arange(4).repeat_interleave(2), torch.arange(2).repeat(4)
+    exact = States(torch.zeros(8, 3, 2, 2), 900.0 - step, step, seed, torch.zeros(8, 3, 2, 2))
+    runs = {
+        name: States(c * step.float()[:, None, None, None].expand(-1, 3, 2, 2), exact.t, step,
+                     seed, exact.x)
+        for name, c in {"W8": 0.1, "W4": 1.0}.items()
+    }  # fmt: skip
+    found = chain_errors(exact, runs)
+    assert found["step"].tolist() == [1, 2, 3] * 2
+    assert found.query("series == 'W4'")["error"].tolist() == pytest.approx([1, 4, 9])
+    assert claimed.grows(found).key == "ordered"
+    assert claimed.grows(found.iloc[::-1]).key == "crossing"
+
+
+@pytest.mark.parametrize(
+    ("after", "outcome"), [(0.01, OUTCOMES[0]), (0.06, OUTCOMES[1]), (0.09, OUTCOMES[2])]
+)
+def test_pictures_are_closer_if_the_widest_interval_says_so(after, outcome: str) -> None:
+    rows = [("+ split", 0.1, 0.09, 0.11), ("+ reconstruction", after, after, after * 1.1)]
+    ledger = pd.DataFrame(rows, columns=["method", "mse", "mse_low", "mse_high"])
+    ledger = ledger.assign(weights=4, activations=8)
+    found = claimed.claims(
+        ratios(1.0), split_gains(0.2, -0.1), pd.DataFrame(columns=LADDER), ledger
+    )
+    assert found["pictures"].outcome == outcome
+    assert found["no layer"].measured == 50
+
+
+LADDER = ["weights", "activations", "rung", "step", "t", "seed", "signal", "noise"]
+
+
+def split_gains(*gains: float) -> pd.DataFrame:
+    return pd.DataFrame({"weights": 4, "activations": 8, "gain": gains})
 
 
 def test_levels_left_to_a_part_fall_with_the_ratio() -> None:

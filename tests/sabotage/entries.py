@@ -1,6 +1,6 @@
 """Which step of each method is replaced by what, and which tests must notice.
 
-The cells that must notice carry the tag `method-<slug>` in the notebook of the method's category.
+The cells that must notice carry the tag `method-<name>` in the notebook of the method's category.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ class Entry:
         replaced: "module:name" or "module:Class.name" -> what takes its place.
         tests: node ids; each must fail by an assertion.
         quick: its tests take a second or two, so they are part of `make test`.
+        part: which of the method's ideas, where several are replaced one at a time.
 
     """
 
@@ -26,11 +27,17 @@ class Entry:
     replaced: dict[str, object]
     tests: tuple[str, ...]
     quick: bool = False
+    part: str = ""
+
+    @property
+    def name(self) -> str:
+        """Such as "eda-dm" or "eda-dm-layers"."""
+        return "-".join(filter(None, (self.slug, self.part)))
 
     @property
     def tag(self) -> str:
         """Of the notebook cells that must turn red."""
-        return f"method-{self.slug}"
+        return f"method-{self.name}"
 
 
 CORRECTION = "dqlab.methods.unet_correction"
@@ -49,6 +56,15 @@ ENTRIES = (
         {f"{REFERENCE}.eda_dm:score": naive.equal_scores},
         ("tests/reference/test_eda_dm_formulas.py::test_two_clusters",),
         quick=True,
+    ),
+    Entry(
+        "eda-dm",
+        {f"{REFERENCE}.eda_dm:fine_grained_loss": naive.block_loss_alone},
+        (
+            "tests/reference/test_eda_dm_formulas.py::test_layer_losses_add_to_the_block_loss",
+            "tests/methods/test_eda_dm.py::test_layer_losses_keep_inner_layers_close",
+        ),
+        part="layers",
     ),
     Entry(
         "q-diffusion",
@@ -134,4 +150,4 @@ ENTRIES = (
         quick=True,
     ),
 )
-BY_SLUG = {entry.slug: entry for entry in ENTRIES}
+BY_NAME = {entry.name: entry for entry in ENTRIES}

@@ -6,7 +6,7 @@ import importlib
 import sys
 from types import ModuleType
 
-from entries import BY_SLUG
+from entries import BY_NAME
 
 
 def owner_of(target: str) -> tuple[ModuleType | type, str]:
@@ -19,16 +19,16 @@ def owner_of(target: str) -> tuple[ModuleType | type, str]:
     return owner, name
 
 
-def sabotage(slug: str) -> None:
-    """Replace one method's key step in this process, for good.
+def sabotage(name: str) -> None:
+    """Replace what the entry of that name replaces in this process, for good.
 
     A function is replaced under every name that loaded modules know it by; modules loaded later
     find it replaced already. So call this before anything keeps it elsewhere.
     """
-    for target, baseline in BY_SLUG[slug].replaced.items():
-        owner, name = owner_of(target)
-        original = getattr(owner, name)
-        setattr(owner, name, baseline)
+    for target, baseline in BY_NAME[name].replaced.items():
+        owner, key = owner_of(target)
+        original = getattr(owner, key)
+        setattr(owner, key, baseline)
         for module in _loaded("dqlab"):
             for known, value in list(vars(module).items()):
                 if value is original:

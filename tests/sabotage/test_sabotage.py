@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import running
-from entries import BY_SLUG, ENTRIES, Entry
+from entries import BY_NAME, ENTRIES, Entry
 from outcomes import PASSED, RED
 from patching import owner_of
 
@@ -24,7 +24,7 @@ SLOW = pytest.mark.sabotage
 
 
 def marked(entry: Entry):
-    return pytest.param(entry, id=entry.slug, marks=() if entry.quick else SLOW)
+    return pytest.param(entry, id=entry.name, marks=() if entry.quick else SLOW)
 
 
 def notebook_of(entry: Entry) -> Path | None:
@@ -40,11 +40,11 @@ def read(path: Path) -> nbformat.NotebookNode:
 def test_every_method_has_an_entry() -> None:
     """Plug-ins bring their own tests; rounding to nearest has no step to replace."""
     shipped = {s for s, m in all_methods().items() if m.__module__.startswith("dqlab.methods.")}
-    assert set(BY_SLUG) == shipped - {BASELINE}, "tests/sabotage/entries.py"
-    assert len(BY_SLUG) == len(ENTRIES)
+    assert {e.slug for e in ENTRIES} == shipped - {BASELINE}, "tests/sabotage/entries.py"
+    assert len(BY_NAME) == len(ENTRIES)
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.slug)
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_baselines_stand_where_they_are_put(entry: Entry) -> None:
     """They take the same arguments, and the tests that are named exist."""
     for target, baseline in entry.replaced.items():
@@ -58,7 +58,7 @@ def test_baselines_stand_where_they_are_put(entry: Entry) -> None:
         assert f"def {name.partition('[')[0]}(" in (running.ROOT / path).read_text()
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.slug)
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_notebooks_mark_the_cells_that_must_notice(entry: Entry) -> None:
     path = notebook_of(entry)
     if path is None:
@@ -74,18 +74,18 @@ def test_without_sabotage_all_named_tests_pass(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("entry", [marked(entry) for entry in ENTRIES])
 def test_a_unit_test_notices(entry: Entry, tmp_path: Path) -> None:
-    found = running.outcomes(tmp_path, entry.tests, entry.slug)
+    found = running.outcomes(tmp_path, entry.tests, entry.name)
     assert found == dict.fromkeys(entry.tests, "assertion")
 
 
 @SLOW
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.slug)
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_a_notebook_cell_notices(entry: Entry, tmp_path: Path) -> None:
     path = notebook_of(entry)
     if path is None:
         pytest.skip(f"{entry.slug}: its category has no notebook yet")
     assert set(running.cells(tmp_path, read(path), entry.tag).values()) == {PASSED}
-    found = running.cells(tmp_path, read(path), entry.tag, entry.slug)
+    found = running.cells(tmp_path, read(path), entry.tag, entry.name)
     assert set(found.values()) <= {PASSED, *RED}, found
     silent = [i for i in running.tagged(read(path), entry.tag) if found[i] == PASSED]
-    assert not silent, f"code cells {silent} look the same with and without {entry.slug}"
+    assert not silent, f"code cells {silent} look the same with and without {entry.name}"

@@ -2,6 +2,7 @@
 
 import re
 
+import pandas as pd
 import pytest
 import torch
 
@@ -57,6 +58,18 @@ def test_tables_have_a_row_for_every_fit_and_claim(results) -> None:
     assert words.count("\n") == 3
     claims = measured.claims(results.frames)
     assert repr(explore.claims_table(claims)).count("\n") == len(claims)
+
+
+def test_the_fits_are_told_with_their_cost() -> None:
+    units = pd.DataFrame(
+        {"method": ["a", "a", "b"], "before": 1.0, "soft": 0.5, "after": [0.5, 1.5, 0.25]}
+    )
+    seconds = pd.DataFrame({"method": ["a", "b"], "processor": [7.4, 3.0]})
+    lines = repr(explore.fits_table(units, seconds)).splitlines()
+    assert lines[1:] == [
+        "a | 1.00 × | 1 of 2 | 2.00 × | 7",
+        "b | 0.25 × | 0 of 1 | 0.50 × | 3",
+    ]
 
 
 def test_the_question_knows_its_answers(results) -> None:
