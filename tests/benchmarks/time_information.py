@@ -45,9 +45,11 @@ FREEZE = {"iterations": 100, "batch": 16, "rounding_lr": 0.05}
 class Bench:
     """One shipped model, its calibration set and held-out trajectories."""
 
-    def __init__(self, model: str, held_out: int, bits: list[tuple[int, ...]]):
+    def __init__(
+        self, model: str, held_out: int, bits: list[tuple[int, ...]], arms: list[str] = ()
+    ):
         self.model, self.pipe, self.sampler = model, load(model), Sampler()
-        self.bits = bits
+        self.bits, self.arms = bits, arms
         self.family = family_of(self.pipe)
         self.calibration = record(self.pipe, seeds.CALIBRATION[:CALIBRATED])[0]
         self.held = seeds.HELD_OUT[:held_out]
@@ -222,8 +224,10 @@ class Bench:
         }
         if self.family.video:
             arms["qvd, ranges by frame"] = recipe("qvd", frame_wise=True)
+        first = next(iter(arms))
+        wanted = {n: arm for n, arm in arms.items() if n in (first, *self.arms) or not self.arms}
         for bits in self.bits:
-            yield from self.compare(arms, bits)
+            yield from self.compare(wanted, bits)
 
 
 PARTS = ("features", "trajectory", "ablation", "freeze", "grids", "channels", "qvd")
@@ -237,12 +241,13 @@ def main() -> None:
     parser.add_argument(
         "--bits", nargs="+", default=["4:8", "4:4", "6:6"], help="of whole networks"
     )
+    parser.add_argument("--arms", nargs="+", default=[], help="of part qvd, beside its base")
     parser.add_argument("--held-out", type=int, default=HELD)
     parser.add_argument("--out", type=Path, help="append JSON lines to this file")
     given = parser.parse_args()
     torch.set_num_threads(1)
     pairs = [tuple(int(b) for b in pair.split(":")) for pair in given.bits]
-    bench = Bench(given.model, given.held_out, pairs)
+    bench = Bench(given.model, given.held_out, pairs, given.arms)
     for part in given.parts:
         for rows in getattr(bench, part)():
             if given.out:  # at once, so that what is measured survives an interrupt

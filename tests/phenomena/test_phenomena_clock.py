@@ -1,5 +1,7 @@
 """What 1.4 measures, on a pipeline with random weights, and its sentences for every outcome."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
@@ -79,11 +81,21 @@ def test_channels_before_and_after(pipe, states) -> None:
     found = clock.channels(pipe, states, states, rows=2, every=9)
     assert not any("time_emb_proj" in p for p in found.ranges)
     assert found.coverage()["kappa"].between(0, 1).all()
-    few = clock.Channels(found.net, found.ranges, dict(list(found.inputs.items())[:2]))
-    outputs = few.outputs(8, 4)
+    assert found.coverage(1.0)["kappa"].to_numpy() == pytest.approx(1.0, abs=1e-5)
+    few = replace(found, inputs=dict(list(found.inputs.items())[:2]))
+    outputs = few.outputs(8, 4, search=True)
     gains = clock.alpha_gains(outputs).set_index("alpha")
-    assert len(outputs) == 2 * 6 and gains.loc["none", "gain"] == 0
+    assert len(outputs) == 2 * 8 and gains.loc["none", "gain"] == 0
     assert gains.loc["hindsight", "db"] >= gains["db"].max() - 1e-9
+
+
+def test_what_clipping_alone_costs(pipe, states) -> None:
+    """Nothing where ranges come from; beyond it the tensor's range clips less than channels'."""
+    found = clock.channels(pipe, states, states, rows=2, every=9)
+    assert (found.headroom()["db"] == 120).all()
+    louder = replace(found, inputs={path: 1.5 * x for path, x in found.inputs.items()})
+    wide = louder.headroom().pivot(index="layer", columns="reach", values="db")
+    assert (wide["channel"] <= wide["tensor"] + 1).all() and (wide["channel"] < 60).any()
 
 
 def perceived(wrong: int, blocks: int = 3, steps: int = 20) -> pd.DataFrame:
@@ -130,8 +142,6 @@ def test_where_log_grids_win(scores, key) -> None:
 
 
 def test_everything_stored_and_every_claim(pipe, states, full, rounded, shipped) -> None:
-    from dataclasses import replace
-
     from dqlab.models.families import Sampler
 
     plan = measured.Plan(1, 2, 2, 1, ((4, 8),), Sampler(20))

@@ -37,7 +37,7 @@ def scattered() -> Channels:
     for name, widest in (("a", 8.0), ("b", 2.0)):
         high = torch.linspace(0.1, widest, 6)
         ranges[name] = ChannelRange(name, -0.2 * high, high)
-    return Channels(nn.Identity(), ranges, {})
+    return Channels(nn.Identity(), ranges, {}, {}, None)
 
 
 MAKERS = {
