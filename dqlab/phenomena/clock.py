@@ -36,6 +36,16 @@ PATH_ONLY = Policy(
     ),
 )
 
+REST = Policy(
+    "activations, time path excepted",
+    (
+        Rule("*.weight", None),
+        Rule("time_embedding.*.input", None),
+        Rule("*.time_emb_proj.input", None),
+        Rule("*", "activations"),
+    ),
+)
+
 
 def only_clock(pipe, calibration: States, weights, activations, **options):
     """`pipe` with nothing but its time path quantized, by tfmq-dm with these options."""
@@ -271,19 +281,22 @@ def channels(pipe, calibration: States, others: States, rows: int = 8, every: in
 
 
 def alpha_gains(outputs: pd.DataFrame) -> pd.DataFrame:
-    """From `Channels.outputs`: columns alpha, db, gain over none, improved (share of layers).
+    """From `Channels.outputs`: columns alpha, db, gain over none, low, high, improved (share).
 
+    low and high are the gain's 95 % interval over layers.
     "hindsight" takes each layer's best on the very inputs that judge: what no search can pass.
     """
     wide = outputs.pivot(index="layer", columns="alpha", values="db")
     wide["hindsight"] = wide.max(axis=1)
     order = [*outputs["alpha"].unique(), "hindsight"]
-    rows = [
-        (name, wide[name].mean(), (wide[name] - wide["none"]).mean(),
-         float((wide[name] > wide["none"]).mean()))
-        for name in order
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["alpha", "db", "gain", "improved"])
+    rows = []
+    for name in order:
+        gain = wide[name] - wide["none"]
+        mean, half = float(gain.mean()), 1.96 * float(gain.sem())
+        improved = float((gain > 0).mean())
+        rows.append((name, wide[name].mean(), mean, mean - half, mean + half, improved))
+    heads = ["alpha", "db", "gain", "low", "high", "improved"]
+    return pd.DataFrame(rows, columns=heads)
 
 
 def levels_of(grid: Format, u: Tensor) -> Tensor:
