@@ -97,6 +97,19 @@ def cosine_table(full: Clock, found: Sequence[Tensor]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def turn_facts(turned: pd.DataFrame) -> tuple[float, float]:
+    """From `cosine_table`: what varies threefold over steps, and the last third over the first.
+
+    The share of blocks, and the ratio of the mean turns of the steps nearest to the picture and
+    to noise.
+    """
+    away = turned.pivot(index="layer", columns="step", values="away")
+    third = away.shape[1] // 3
+    noisy, clean = (away.iloc[:, s].mean().mean() for s in (slice(third), slice(-third, None)))
+    varied = away.max(axis=1) / away.min(axis=1).clip(lower=1e-12) >= 3
+    return float(varied.mean()), float(clean / noisy)
+
+
 def perceived_table(
     full: Clock, found: Sequence[Tensor], among: Clock | None = None
 ) -> pd.DataFrame:
@@ -168,6 +181,21 @@ def grids(u: Tensor, bits: int) -> dict[str, Tensor]:
     found = {g.name: g.fake_quant(u, g.params(u.min(), u.max())) for g in time_grids(bits)}
     own = Affine(bits).params(u.amin(1, keepdim=True), u.amax(1, keepdim=True))
     return found | {f"uint{bits}, by step": Affine(bits).fake_quant(u, own)}
+
+
+def skewed_features(steps: int = 16, channels: int = 12) -> Tensor:
+    """Made-up features `[T, C]`: channel c is 2^(t/8 - c), so that few values are large."""
+    return torch.exp2(torch.arange(steps)[:, None] / 8 - torch.arange(channels)[None])
+
+
+def rounded_turn(full: Clock, bits: int = 8) -> float:
+    """Largest 1 - cos of features rounded to a grid of each step and block alone."""
+    worst = 0.0
+    for E in full.features:
+        own = Affine(bits).params(E.amin(1, keepdim=True), E.amax(1, keepdim=True))
+        away = 1 - tfmq_dm.cosine(E, Affine(bits).fake_quant(E, own))
+        worst = max(worst, float(away.max()))
+    return worst
 
 
 def grid_table(u: Tensor, bits: Sequence[int]) -> pd.DataFrame:

@@ -7,7 +7,8 @@ takes from a minute (trajectory) to an hour (ablation, qvd) on one core; each li
 model, bits, seeds, hashes, commit and date.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -15,7 +16,7 @@ import pandas as pd
 from dqlab.errors import UnknownNameError
 from dqlab.metrics.results import Result, read
 from dqlab.paths import data_dir
-from dqlab.phenomena.ledger import Claim
+from dqlab.phenomena.ledger import OUTCOMES, Claim
 
 FILE = "time-information.jsonl"
 VARIATION = "frame_error_variation"
@@ -191,6 +192,12 @@ def alphas(found: Sequence[Result], bits: tuple[int, int]) -> pd.DataFrame:
         )
         rows.append((alpha, db, gain, improved))
     return pd.DataFrame(rows, columns=["alpha", "db", "gain", "improved"])
+
+
+def tally(claims: Mapping[str, Claim]) -> str:
+    """How many claims came to what."""
+    counted = Counter(claim.outcome for claim in claims.values())
+    return ", ".join(f"{counted[outcome]} × {outcome}" for outcome in OUTCOMES)
 
 
 def told(found: Sequence[Result]) -> str:

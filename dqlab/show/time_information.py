@@ -246,9 +246,29 @@ def alphas_table(frames: Mapping[str, pd.DataFrame]) -> Page:
         for bits, frame in frames.items() for row in frame.to_dict("records")
     ]  # fmt: skip
     heads = ("bits", "alpha", "SQNR, mean over layers", "gain over none", "layers improved")
-    return table("SCRI layer by layer, on inputs that no range has seen.", heads, rows)
+    return table("SCRI layer by layer, on inputs that nothing was fitted to.", heads, rows)
 
 
-def claims_table(claims: Mapping[str, Claim]) -> Page:
+def headroom_table(frame: pd.DataFrame, count: int = 6) -> Page:
+    """The layers that lose most to clipping at each channel's own range, from `headroom`."""
+    wide = frame.pivot(index="layer", columns="reach", values="db")
+    rows = [
+        (name, _clipped(row["channel"]), _clipped(row["tensor"]))
+        for name, row in wide.nsmallest(count, "channel").iterrows()
+    ]
+    heads = ("layer", "clipped to its channels' ranges", "clipped to the tensor's range")
+    median = wide["channel"].median()
+    words = (
+        "SQNR of layers' outputs when inputs of a caption not seen before are only clipped, not "
+        f"rounded. Median layer {_clipped(median)} by channel; the worst:"
+    )
+    return table(words, heads, rows)
+
+
+def _clipped(db: float) -> str:
+    return "nothing clipped" if db >= 119 else f"{db:.1f} dB"
+
+
+def claims_table(words: str, claims: Mapping[str, Claim]) -> Page:
     """Each claim beside our number, and what came of it."""
-    return judged("Claims of TFMQ-DM and QVD on this network.", claims)
+    return judged(words, claims)

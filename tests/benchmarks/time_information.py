@@ -134,14 +134,12 @@ class Bench:
     def of_weights(self, q, name, own: clock.Clock, every: clock.Clock) -> list[Result]:
         """Cosines, mistaken steps and the loss, over blocks and timesteps."""
         found, everywhere = own.of(q), every.of(q)
-        away = clock.cosine_table(own, found).pivot(index="layer", columns="step", values="away")
-        third = away.shape[1] // 3  # from noise to image
-        noisy, clean = (away.iloc[:, s].mean().mean() for s in (slice(third), slice(-third, None)))
-        varied = away.max(axis=1) / away.min(axis=1).clip(lower=1e-12) >= 3
+        turned = clock.cosine_table(own, found)
+        varied, late = clock.turn_facts(turned)
         rows = {
-            "time_feature_1_minus_cos": away.mean().mean(),
-            "time_feature_1_minus_cos_low_over_high_noise": clean / noisy,
-            "time_blocks_varying_threefold": varied.mean(),
+            "time_feature_1_minus_cos": turned["away"].mean(),
+            "time_feature_1_minus_cos_low_over_high_noise": late,
+            "time_blocks_varying_threefold": varied,
             "sampled_steps_mistaken": clock.mistaken(clock.perceived_table(own, found)),
             "sampled_steps_mistaken_among_1000": clock.mistaken(
                 clock.perceived_table(own, found, every)

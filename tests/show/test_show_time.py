@@ -92,7 +92,16 @@ def test_tables_say_in_words_what_they_show() -> None:
     )
     assert "W8A4 | 1 | 22.2 dB | +4.7 dB | 100 %" in explore.alphas_table({"W8A4": frame}).words
     claim = Claim("TIAR helps", "", 0.1, -0.2, 0.4, "dB", 1.0)
-    assert "does not reproduce here" in explore.claims_table({"a": claim}).words
+    assert "does not reproduce here" in explore.claims_table("Claims.", {"a": claim}).words
+
+
+def test_headroom_names_the_worst_layers_first() -> None:
+    frame = pd.DataFrame(
+        [("a", "channel", 30.0), ("a", "tensor", 120.0), ("b", "channel", 12.0),
+         ("b", "tensor", 56.0)], columns=["layer", "reach", "db"],
+    )  # fmt: skip
+    words = explore.headroom_table(frame).words.splitlines()
+    assert words[1:] == ["b | 12.0 dB | 56.0 dB", "a | 30.0 dB | nothing clipped"]
 
 
 @pytest.mark.parametrize("key", ["none", "few", "more"])

@@ -1,0 +1,70 @@
+"""The stored side of 1.4: lines become claims, and the clock's tables come back by bits and arm."""
+
+from dataclasses import replace
+
+import pytest
+
+from dqlab.errors import UnknownNameError
+from dqlab.methods.unet_time_information import tfmq_dm
+from dqlab.metrics.results import Result
+from dqlab.phenomena import clock_tables, stored
+from dqlab.phenomena import time_checks as checks
+from dqlab.phenomena.ledger import OUTCOMES
+
+CHECK = checks.Check("it helps", "", "m", (4, 8), "with", "gain", "without", 1.0)
+
+
+def line(recipe="with", value=2.0, interval=(1.5, 2.5), metric="gain", against="without"):
+    return Result(
+        "m", recipe, 4, 8, "common", {}, metric, "dB", value, interval, (0, 1), against,
+        {"model": "0"}, commit="c", machine="x", date="2026-01-01",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "outcome"),
+    [(2.0, (1.5, 2.5), 0), (0.5, (0.1, 0.9), 1), (0.5, (-0.1, 1.1), 2), (-3.0, None, 2)],
+)
+def test_a_line_decides_a_check(value, interval, outcome) -> None:
+    found = checks.claim([line(value=value, interval=interval)], CHECK)
+    assert found.outcome == OUTCOMES[outcome] and found.measured == value
+
+
+def test_the_latest_line_of_a_kind_counts() -> None:
+    found = [line(value=9.0), line(), line("other", 5.0), line(metric="share", value=7.0)]
+    assert checks.claim(found, CHECK).measured == 2.0
+
+
+def test_a_missing_line_is_named() -> None:
+    with pytest.raises(UnknownNameError, match="No line has W4A8 gain of 'with' on m"):
+        checks.claim([line("other")], CHECK)
+    with pytest.raises(UnknownNameError, match="there is W4A8 share"):
+        checks.claim([line(metric="share")], CHECK)
+
+
+def test_every_check_finds_its_line() -> None:
+    lines = checks.lines()
+    found = checks.of_tfmq(lines) | checks.of_qvd(lines)
+    assert found.keys() == checks.TFMQ.keys() | checks.QVD.keys() | {"frames"}
+    assert all(c.low <= c.measured <= c.high for c in found.values())
+    told = checks.tally(found)
+    assert sum(int(part.split()[0]) for part in told.split(", ")) == len(found)
+    assert f"{len(lines)} lines" in checks.told(lines)
+
+
+def test_alphas_of_whole_lines() -> None:
+    table = checks.alphas(checks.lines(), (8, 8)).set_index("alpha")
+    assert table.loc["none", "gain"] == 0
+    assert table.loc["hindsight", "db"] >= table["db"].max()
+
+
+def test_clock_tables(pipe) -> None:
+    short = replace(tfmq_dm.TIAR["teach"], iterations=5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tfmq_dm.TIAR, "teach", short)
+        frames, tensors = clock_tables.measure(pipe, (2,))
+    found = stored.Stored(frames, tensors, {})
+    tables = clock_tables.perceived(found)
+    assert tables.keys() == {(2, "nearest"), (2, "tiar")}
+    assert tables[2, "tiar"]["t"].nunique() == 20
+    assert clock_tables.loss(found, 2, "nearest") > 0
