@@ -220,7 +220,7 @@ unseen, _ = record(video, seeds.HELD_OUT[:1])
 film = clock.clock(video, clips)
 same = all(torch.equal(a, b) for a, b in zip(film.features, now.features, strict=True))
 print(f"{shown.shape[1]} frames; time features", "equal" if same else "unlike", "latent-unet's")
-show.strip(shown[0], [f"frame {k}" for k in range(shown.shape[1])], "One clip, frame by frame.")
+explore.clips(shown, seeds.CALIBRATION[:2])
 
 # %% [markdown]
 # `video-unet` is a picture model with motion modules between its layers, and only those were

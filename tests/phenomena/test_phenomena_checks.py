@@ -1,4 +1,4 @@
-"""The stored side of 1.4: lines become claims, and the clock's tables come back by bits and arm."""
+"""The stored side of 1.4: lines become claims; the clock's tables by bits and arm."""
 
 from dataclasses import replace
 

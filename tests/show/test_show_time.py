@@ -95,6 +95,13 @@ def test_tables_say_in_words_what_they_show() -> None:
     assert "does not reproduce here" in explore.claims_table("Claims.", {"a": claim}).words
 
 
+def test_clips_say_how_much_they_move() -> None:
+    videos = torch.zeros(2, 8, 3, 8, 8)
+    videos[:, -1] = 0.5
+    assert "2 clips of 8 frames" in explore.clips(videos, [5, 6]).sentence
+    assert "change by 0.5" in explore.clips(videos, [5, 6]).sentence
+
+
 def test_headroom_names_the_worst_layers_first() -> None:
     frame = pd.DataFrame(
         [("a", "channel", 30.0), ("a", "tensor", 120.0), ("b", "channel", 12.0),
