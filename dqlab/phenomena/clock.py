@@ -5,6 +5,7 @@ The time path never sees a picture (`dqlab.methods.time_path`), so all of this t
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -280,16 +281,19 @@ class Channels:
         return pd.DataFrame(rows, columns=["layer", "alpha", "db"])
 
     def _searched(self, formats: Sequence[Format]) -> dict[str, dict[str, float | None]]:
-        paths, sets = list(self.inputs), halves(self.calibration)
-        ranges = [channel_ranges(self.net, paths, one) for one in sets]
         found = {
-            "searched": (sets, ranges),
+            "searched": self._halves,
             "searched on its own rows": ([self.calibration], [self.ranges]),
         }
         return {
-            name: best_alphas(self.net, paths, states, ranges, lambda path: formats)
-            for name, (states, ranges) in found.items()
+            name: best_alphas(self.net, list(self.inputs), *sets, lambda path: formats)
+            for name, sets in found.items()
         }
+
+    @cached_property
+    def _halves(self) -> tuple[list[States], list[dict[str, ChannelRange]]]:
+        sets = halves(self.calibration)
+        return sets, [channel_ranges(self.net, list(self.inputs), one) for one in sets]
 
 
 def _db(power: float, error: float) -> float:

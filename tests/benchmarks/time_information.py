@@ -183,6 +183,8 @@ class Bench:
         """eps-SQNR of every arm, and its gain over the first."""
         states, first = self.recorded()[0], None
         for name, chosen in arms.items():
+            if first is not None and self.arms and name not in self.arms:
+                continue
             q = self.quantized(chosen, bits, policy=policy)
             powers = error_powers(states, self.family.denoiser(q))
             mean, interval = mean_sqnr_db(powers), bootstrap_mean_sqnr_db(powers)
@@ -310,10 +312,8 @@ class Bench:
         }
         if self.family.video:
             arms["qvd, ranges by frame"] = recipe("qvd", frame_wise=True)
-        first = next(iter(arms))
-        wanted = {n: arm for n, arm in arms.items() if n in (first, *self.arms) or not self.arms}
         for bits in self.bits:
-            yield from self.compare(wanted, bits)
+            yield from self.compare(arms, bits)
 
 
 PARTS = ("features", "trajectory", "ablation", "freeze", "grids", "channels", "qvd")
@@ -328,7 +328,9 @@ def main() -> None:
     parser.add_argument(
         "--bits", nargs="+", default=["4:8", "4:4", "6:6"], help="of whole networks"
     )
-    parser.add_argument("--arms", nargs="+", default=[], help="of part qvd, beside its base")
+    parser.add_argument(
+        "--arms", nargs="+", default=[], help="of parts ablation and qvd, beside the first"
+    )
     parser.add_argument("--every", type=int, default=1, help="of so many layers, part channels")
     parser.add_argument("--held-out", type=int, default=HELD)
     parser.add_argument("--out", type=Path, help="append JSON lines to this file")
