@@ -1,4 +1,4 @@
-"""Which step every block reads at 4, 3 and 2 bits, rounded to nearest and by TIAR, for 1.4.
+"""Which step every block reads at 4 and 2 bits, rounded to nearest and by TIAR, for 1.4.
 
     python -m dqlab.phenomena.clock_tables
 
@@ -17,7 +17,7 @@ from dqlab.trajectory import record
 NAME = "time-information-clock"
 COMMAND = "python -m dqlab.phenomena.clock_tables"
 MODEL = "latent-unet"
-BITS = (4, 3, 2)
+BITS = (4, 2)
 ARMS = ("nearest", "tiar")
 
 

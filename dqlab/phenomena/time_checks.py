@@ -115,6 +115,26 @@ QVD = {
         "SCRI helps the whole network (eps, W8A8)", "FVD better by 205.12", "video-unet",
         (8, 8), "qvd base + scri", "eps_sqnr_gain_db", BASE, 0.5,
     ),
+    "both": Check(
+        "so do both parts together", "", "video-unet", (8, 8), "qvd", "eps_sqnr_gain_db", BASE,
+        0.5,
+    ),
+    "by frame": Check(
+        "so do ranges by frame", "", "video-unet", (8, 8), "qvd, ranges by frame",
+        "eps_sqnr_gain_db", BASE, 0.5,
+    ),
+    "clips": Check(
+        "clips lie nearer to full precision's than plain rounding's (frames, W6A6)", "",
+        "video-unet", (6, 6), "qvd", "frame_mse_gain_db", "rtn", 0.5,
+    ),
+    "moves": Check(
+        "and move more like them (differences of frames, W6A6)", "", "video-unet", (6, 6),
+        "qvd", "frame_difference_error_gain_db", "rtn", 0.5,
+    ),
+    "features": Check(
+        "and look more like them to a video classifier (features, W6A6)", "", "video-unet",
+        (6, 6), "qvd", "video_feature_mse_gain_db", "rtn", 0.5,
+    ),
 }  # fmt: skip
 """QVD's, on videos."""
 
@@ -164,20 +184,38 @@ def claim(found: Sequence[Result], check: Check) -> Claim:
 
 
 def of_tfmq(found: Sequence[Result]) -> dict[str, Claim]:
-    """TFMQ-DM's claims."""
-    return {name: claim(found, check) for name, check in TFMQ.items()}
+    """TFMQ-DM's claims that were measured."""
+    return {name: claim(found, check) for name, check in TFMQ.items() if _has(found, check)}
 
 
 def of_qvd(found: Sequence[Result]) -> dict[str, Claim]:
-    """QVD's claims; unequal frames from two lines, the interval from the ends of both."""
+    """QVD's claims that were measured."""
+    whole = {name: claim(found, check) for name, check in QVD.items() if _has(found, check)}
+    return _alike(found) | whole
+
+
+def missing(found: Sequence[Result]) -> list[str]:
+    """Claims that no line decides yet."""
+    return [check.says for check in (TFMQ | QVD).values() if not _has(found, check)]
+
+
+def _has(found: Sequence[Result], check: Check) -> bool:
+    try:
+        claim(found, check)
+    except UnknownNameError:
+        return False
+    return True
+
+
+def _alike(found: Sequence[Result]) -> dict[str, Claim]:
+    """From two lines, the interval from the ends of both."""
     time, rest = (
         value(found, "video-unet", (None, 4), f"activations of {part} alone", VARIATION)
         for part in ("time features", "all but them")
     )
     ends = rest.interval[0] - time.interval[1], rest.interval[1] - time.interval[0]
     says = "errors of time features hit all frames alike (variation over frames, A4)"
-    alike = Claim(says, "", rest.value - time.value, *ends, "", 0.05)
-    return {"frames": alike} | {name: claim(found, check) for name, check in QVD.items()}
+    return {"frames": Claim(says, "", rest.value - time.value, *ends, "", 0.05)}
 
 
 def alphas(found: Sequence[Result], bits: tuple[int, int]) -> pd.DataFrame:

@@ -41,8 +41,8 @@ from dqlab.trajectory import record, replay
 CALIBRATED = 4
 """Calibration trajectories, the same for every arm."""
 HELD = 4
-FREEZE = {"iterations": 100, "batch": 16, "rounding_lr": 0.05}
-"""A third of the usual updates at a higher rate, for both arms alike."""
+FREEZE = {"iterations": 60, "batch": 16, "rounding_lr": 0.05}
+"""A fifth of the usual updates at a higher rate."""
 
 
 def ratio_db(before: torch.Tensor, after: torch.Tensor) -> tuple[float, tuple[float, float]]:
@@ -154,7 +154,7 @@ class Bench:
     def trajectory(self) -> Iterator[list[Result]]:
         """Same seeds, only the path quantized: 1 - cos of what the last step is given."""
         exact = self.last_latents(self.pipe)
-        for bits in ((4, 4), (2, 4)):
+        for bits in self.bits:
             first = None
             for name, options in (
                 ("time path, nearest and one range", {"temporal": "nearest", "scope": "none"}),
@@ -256,7 +256,7 @@ class Bench:
                 self.result(q, name, f"layer_sqnr_{which}_db", "dB", value)
                 for which, value in zip(("worst", "median"), worst, strict=True)
             ]
-        for bits in ((8, 8), (8, 4), (4, 6)):
+        for bits in self.bits:
             q = self.quantized("rtn", bits)
             for row in clock.alpha_gains(layers.outputs(*bits, search=True)).to_dict("records"):
                 name, against = f"scri alpha {row['alpha']}", "scri alpha none"
