@@ -165,6 +165,8 @@ class Bench:
                 away = 1 - cosine(exact, self.last_latents(q))
                 mean, ends = float(away.mean()), (float(away.min()), float(away.max()))
                 rows = [self.result(q, name, "last_latent_1_minus_cos", "", mean, ends)]
+                if loss := describe(q)["choices"].get("tiar loss"):
+                    rows.append(self.result(q, name, "tiar_loss", "", loss["learned"]))
                 if first is not None:
                     gain = ratio_db(first[1], away)
                     metric = "last_latent_gain_db"

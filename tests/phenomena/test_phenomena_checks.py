@@ -1,13 +1,9 @@
-"""The stored side of 1.4: lines become claims; the clock's tables by bits and arm."""
-
-from dataclasses import replace
+"""The stored side of 1.4: lines become claims."""
 
 import pytest
 
 from dqlab.errors import UnknownNameError
-from dqlab.methods.unet_time_information import tfmq_dm
 from dqlab.metrics.results import Result
-from dqlab.phenomena import clock_tables, stored
 from dqlab.phenomena import time_checks as checks
 from dqlab.phenomena.ledger import OUTCOMES
 
@@ -58,15 +54,3 @@ def test_alphas_of_whole_lines() -> None:
     table = checks.alphas(checks.lines(), (8, 8)).set_index("alpha")
     assert table.loc["none", "gain"] == 0
     assert table.loc["hindsight", "db"] >= table["db"].max()
-
-
-def test_clock_tables(pipe) -> None:
-    short = replace(tfmq_dm.TIAR["teach"], iterations=5)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(tfmq_dm.TIAR, "teach", short)
-        frames, tensors = clock_tables.measure(pipe, (2,))
-    found = stored.Stored(frames, tensors, {})
-    tables = clock_tables.perceived(found)
-    assert tables.keys() == {(2, "nearest"), (2, "tiar")}
-    assert tables[2, "tiar"]["t"].nunique() == 20
-    assert clock_tables.loss(found, 2, "nearest") > 0
