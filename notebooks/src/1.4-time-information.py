@@ -284,7 +284,8 @@ explore.headroom_table(layers.headroom())
 # %% [markdown]
 # Layers that read the caption meet new words. So `qvd` searches alpha layer by layer, "none"
 # included, and judges each half of the calibration clips by ranges from the other half. The
-# stored table compares that with a search on the clips that the ranges come from; the rows
+# stored table (every sixteenth layer) compares that with a search on the clips that the ranges
+# come from; the rows
 # "hindsight" choose on the inputs they are told on, so they are what no search can pass.
 
 # %%
