@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from dqlab.errors import InvalidInputError
 from dqlab.fit import capture
-from dqlab.methods.job import Job
 from dqlab.trajectory import States, replay
 
 
@@ -34,6 +33,12 @@ class ChannelRange:
         if self.low is not None:
             low, high = torch.minimum(low, self.low), torch.maximum(high, self.high)
         self.low, self.high = low, high
+
+    @classmethod
+    def over(cls, parts: Sequence[ChannelRange]) -> ChannelRange:
+        """The range of all that several ranges of one layer have seen."""
+        low = torch.stack([part.low for part in parts]).amin(0)
+        return cls(parts[0].path, low, torch.stack([part.high for part in parts]).amax(0))
 
 
 def channel_range(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,8 +65,10 @@ def channel_ranges(
     return seen
 
 
-def some_inputs(job: Job, paths: Sequence[str], rows: int) -> dict[str, Tensor]:
-    """Inputs of layers, given in execution order, at evenly spaced calibration rows."""
-    chosen = torch.linspace(0, len(job.calibration) - 1, rows).round().long().unique()
-    seen = capture(job.denoiser, paths, job.calibration[chosen], outputs=False)
+def some_inputs(
+    denoiser: nn.Module, paths: Sequence[str], states: States, rows: int
+) -> dict[str, Tensor]:
+    """Inputs of layers, given in execution order, at evenly spaced rows of `states`."""
+    chosen = torch.linspace(0, len(states) - 1, rows).round().long().unique()
+    seen = capture(denoiser, paths, states[chosen], outputs=False)
     return {path: one.leaves[0] for path, one in seen.items()}

@@ -5,19 +5,20 @@ The time path never sees a picture (`dqlab.methods.time_path`), so all of this t
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from dqlab.fit import capture
 from dqlab.formats import Affine, Format
 from dqlab.layers import Policy, Rule, explore
 from dqlab.methods import quantize, recipe
-from dqlab.methods.channels import ChannelRange, channel_ranges
+from dqlab.methods.channels import ChannelRange, channel_ranges, some_inputs
+from dqlab.methods.scri import ALPHAS, best_alphas, halves, output_error
 from dqlab.methods.time_path import TimePath, time_path_of
-from dqlab.methods.unet_time_information.qvd import ALPHAS, output_error, time_grids
+from dqlab.methods.unet_time_information.qvd import time_grids
 from dqlab.models.families import Sampler, family_of
 from dqlab.reference import qvd, tfmq_dm
 from dqlab.trajectory import States
@@ -33,6 +34,16 @@ PATH_ONLY = Policy(
         Rule("time_embedding.*.input", "activations"),
         Rule("*.time_emb_proj.input", "activations"),
         Rule("*", None, "full precision"),
+    ),
+)
+
+REST = Policy(
+    "activations, time path excepted",
+    (
+        Rule("*.weight", None),
+        Rule("time_embedding.*.input", None),
+        Rule("*.time_emb_proj.input", None),
+        Rule("*", "activations"),
     ),
 )
 
@@ -85,6 +96,19 @@ def cosine_table(full: Clock, found: Sequence[Tensor]) -> pd.DataFrame:
         parts.append(pd.DataFrame({"layer": name, "step": range(len(E)), "away": away.tolist()}))
         parts[-1]["timestep"] = full.t.tolist()
     return pd.concat(parts, ignore_index=True)
+
+
+def turn_facts(turned: pd.DataFrame) -> tuple[float, float]:
+    """From `cosine_table`: what varies threefold over steps, and the last third over the first.
+
+    The share of blocks, and the ratio of the mean turns of the steps nearest to the picture and
+    to noise.
+    """
+    away = turned.pivot(index="layer", columns="step", values="away")
+    third = away.shape[1] // 3
+    noisy, clean = (away.iloc[:, s].mean().mean() for s in (slice(third), slice(-third, None)))
+    varied = away.max(axis=1) / away.min(axis=1).clip(lower=1e-12) >= 3
+    return float(varied.mean()), float(clean / noisy)
 
 
 def perceived_table(
@@ -160,6 +184,21 @@ def grids(u: Tensor, bits: int) -> dict[str, Tensor]:
     return found | {f"uint{bits}, by step": Affine(bits).fake_quant(u, own)}
 
 
+def skewed_features(steps: int = 16, channels: int = 12) -> Tensor:
+    """Made-up features `[T, C]`: channel c is 2^(t/8 - c), so that few values are large."""
+    return torch.exp2(torch.arange(steps)[:, None] / 8 - torch.arange(channels)[None])
+
+
+def rounded_turn(full: Clock, bits: int = 8) -> float:
+    """Largest 1 - cos of features rounded to a grid of each step and block alone."""
+    worst = 0.0
+    for E in full.features:
+        own = Affine(bits).params(E.amin(1, keepdim=True), E.amax(1, keepdim=True))
+        away = 1 - tfmq_dm.cosine(E, Affine(bits).fake_quant(E, own))
+        worst = max(worst, float(away.max()))
+    return worst
+
+
 def grid_table(u: Tensor, bits: Sequence[int]) -> pd.DataFrame:
     """Columns bits, grid, td_score, codes (distinct-code ratio), db (SQNR of u)."""
     rows = []
@@ -180,32 +219,86 @@ class Channels:
         net: the full-precision network.
         ranges: by layer, over calibration states.
         inputs: by layer, of a few other states.
+        fitted: of a few calibration states, which ranges of inputs are searched on.
+        calibration: those states.
 
     """
 
     net: nn.Module
     ranges: dict[str, ChannelRange]
     inputs: dict[str, Tensor] = field(repr=False)
+    fitted: dict[str, Tensor] = field(repr=False)
+    calibration: States = field(repr=False)
 
-    def coverage(self) -> pd.DataFrame:
+    def coverage(self, alpha: float | None = None) -> pd.DataFrame:
         """Columns layer, kappa: mean share of a layer's levels that its channels reach."""
-        rows = [
-            (p, float(qvd.coverage(seen.low, seen.high).mean())) for p, seen in self.ranges.items()
-        ]
+        rows = []
+        for path, seen in self.ranges.items():
+            low, high = seen.low, seen.high
+            if alpha is not None:
+                delta, sigma = qvd.scri_factors(low, high, alpha)
+                low, high = (low - delta) / sigma, (high - delta) / sigma
+            rows.append((path, float(qvd.coverage(low, high).mean())))
         return pd.DataFrame(rows, columns=["layer", "kappa"])
 
-    def outputs(self, weights: int, activations: int) -> pd.DataFrame:
-        """SQNR of every layer's output: columns layer, alpha ("none" or a number), db."""
-        rows, formats = [], (Affine(activations), Affine(weights))
+    @torch.no_grad()
+    def headroom(self) -> pd.DataFrame:
+        """What clipping alone costs, nothing rounded: columns layer, db, reach.
+
+        The SQNR of a layer's output with the new inputs clipped to each channel's calibrated
+        range (reach "channel", what alpha = 1 leaves) and to that of the whole tensor.
+        """
+        rows = []
+        for path, x in self.inputs.items():
+            layer, seen = self.net.get_submodule(path), self.ranges[path]
+            by_channel = (-1,) if isinstance(layer, nn.Linear) else (-1, *[1] * (x.ndim - 2))
+            low, high = (v.reshape(by_channel) for v in (seen.low, seen.high))
+            y = layer(x)
+            for reach, ends in (("channel", (low, high)), ("tensor", (low.min(), high.max()))):
+                error = float((layer(x.clamp(*ends)) - y).square().mean())
+                rows.append((path, reach, _db(float(y.square().mean()), error)))
+        return pd.DataFrame(rows, columns=["layer", "reach", "db"])
+
+    def outputs(self, weights: int, activations: int, search: bool = False) -> pd.DataFrame:
+        """SQNR of every layer's output: columns layer, alpha ("none" or a number), db.
+
+        With `search` also "searched": what `qvd` chooses, and "searched on its own rows".
+        """
+        formats, rows = (Affine(activations), Affine(weights)), []
+        chosen = self._searched(formats) if search else {}
         for path, x in self.inputs.items():
             layer = self.net.get_submodule(path)
             with torch.no_grad():
                 power = float(layer(x).square().mean())
+            db = {}
             for alpha in ALPHAS:
-                error = output_error(layer, x, self.ranges[path], formats, alpha)
-                name = "none" if alpha is None else f"{alpha:g}"
-                rows.append((path, name, 10 * np.log10(power / max(error, 1e-30))))
+                error = output_error(
+                    layer, x, self.ranges[path], formats, alpha, self.fitted[path]
+                )
+                db[alpha] = _db(power, error)
+                rows.append((path, "none" if alpha is None else f"{alpha:g}", db[alpha]))
+            rows += [(path, name, db[alphas[path]]) for name, alphas in chosen.items()]
         return pd.DataFrame(rows, columns=["layer", "alpha", "db"])
+
+    def _searched(self, formats: Sequence[Format]) -> dict[str, dict[str, float | None]]:
+        found = {
+            "searched": self._halves,
+            "searched on its own rows": ([self.calibration], [self.ranges]),
+        }
+        return {
+            name: best_alphas(self.net, list(self.inputs), *sets, lambda path: formats)
+            for name, sets in found.items()
+        }
+
+    @cached_property
+    def _halves(self) -> tuple[list[States], list[dict[str, ChannelRange]]]:
+        sets = halves(self.calibration)
+        return sets, [channel_ranges(self.net, list(self.inputs), one) for one in sets]
+
+
+def _db(power: float, error: float) -> float:
+    """An SQNR in dB, at most 120."""
+    return float(10 * np.log10(power / max(error, 1e-12 * power)))
 
 
 def channels(pipe, calibration: States, others: States, rows: int = 8, every: int = 1) -> Channels:
@@ -214,27 +307,28 @@ def channels(pipe, calibration: States, others: States, rows: int = 8, every: in
     example = calibration[:1]
     found = explore(net, lambda: example.call(net)).layers
     paths = [p for p in found if not p.endswith("time_emb_proj")]
-    at = torch.linspace(0, len(others) - 1, rows).long()
     some = paths[::every]
-    kept = capture(net, some, others[at], outputs=False)
-    ranges = channel_ranges(net, paths, calibration)
-    return Channels(net, ranges, {path: kept[path].leaves[0] for path in some})
+    inputs, fitted = (some_inputs(net, some, states, rows) for states in (others, calibration))
+    return Channels(net, channel_ranges(net, paths, calibration), inputs, fitted, calibration)
 
 
 def alpha_gains(outputs: pd.DataFrame) -> pd.DataFrame:
-    """From `Channels.outputs`: columns alpha, db, gain over none, improved (share of layers).
+    """From `Channels.outputs`: columns alpha, db, gain over none, low, high, improved (share).
 
+    low and high are the gain's 95 % interval over layers.
     "hindsight" takes each layer's best on the very inputs that judge: what no search can pass.
     """
     wide = outputs.pivot(index="layer", columns="alpha", values="db")
     wide["hindsight"] = wide.max(axis=1)
     order = [*outputs["alpha"].unique(), "hindsight"]
-    rows = [
-        (name, wide[name].mean(), (wide[name] - wide["none"]).mean(),
-         float((wide[name] > wide["none"]).mean()))
-        for name in order
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["alpha", "db", "gain", "improved"])
+    rows = []
+    for name in order:
+        gain = wide[name] - wide["none"]
+        mean, half = float(gain.mean()), 1.96 * float(gain.sem())
+        improved = float((gain > 0).mean())
+        rows.append((name, wide[name].mean(), mean, mean - half, mean + half, improved))
+    heads = ["alpha", "db", "gain", "low", "high", "improved"]
+    return pd.DataFrame(rows, columns=heads)
 
 
 def levels_of(grid: Format, u: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import torch
@@ -20,6 +20,7 @@ from dqlab.show.deciders import decider
 from dqlab.show.explorer import Control, Explorer
 from dqlab.show.questions import Asked, asked
 from dqlab.show.skylines import skyline
+from dqlab.show.strips import image_grid
 from dqlab.show.tables import judged, table
 
 TRUE, NEAREST, LEARNED = "the true step", "rounded to nearest", "TIAR"
@@ -246,9 +247,41 @@ def alphas_table(frames: Mapping[str, pd.DataFrame]) -> Page:
         for bits, frame in frames.items() for row in frame.to_dict("records")
     ]  # fmt: skip
     heads = ("bits", "alpha", "SQNR, mean over layers", "gain over none", "layers improved")
-    return table("SCRI layer by layer, on inputs that no range has seen.", heads, rows)
+    return table("SCRI layer by layer, on inputs that nothing was fitted to.", heads, rows)
 
 
-def claims_table(claims: Mapping[str, Claim]) -> Page:
+def clips(videos: Tensor, seeds: Sequence[int], picks: Sequence[int] = (0, 3, 7)) -> Picture:
+    """A few frames of generated clips `[N, F, 3, H, W]` in [0, 1], a clip in each column."""
+    rows = {f"frame {k}": videos[:, k] for k in picks}
+    moved = float((videos[:, -1] - videos[:, 0]).square().mean().sqrt())
+    words = (
+        f"{len(videos)} clips of {videos.shape[1]} frames; from the first frame to the last "
+        f"values change by {number(moved)} (root mean square)."
+    )
+    looks = dict.fromkeys(rows, "full_precision")
+    return image_grid(rows, seeds, roles=looks, value_range=(0.0, 1.0), sentence=words)
+
+
+def headroom_table(frame: pd.DataFrame, count: int = 6) -> Page:
+    """The layers that lose most to clipping at each channel's own range, from `headroom`."""
+    wide = frame.pivot(index="layer", columns="reach", values="db")
+    rows = [
+        (name, _clipped(row["channel"]), _clipped(row["tensor"]))
+        for name, row in wide.nsmallest(count, "channel").iterrows()
+    ]
+    heads = ("layer", "clipped to its channels' ranges", "clipped to the tensor's range")
+    median = wide["channel"].median()
+    words = (
+        "SQNR of layers' outputs when inputs of a caption not seen before are only clipped, not "
+        f"rounded. Median layer {_clipped(median)} by channel; the worst:"
+    )
+    return table(words, heads, rows)
+
+
+def _clipped(db: float) -> str:
+    return "nothing clipped" if db >= 119 else f"{db:.1f} dB"
+
+
+def claims_table(words: str, claims: Mapping[str, Claim]) -> Page:
     """Each claim beside our number, and what came of it."""
-    return judged("Claims of TFMQ-DM and QVD on this network.", claims)
+    return judged(words, claims)

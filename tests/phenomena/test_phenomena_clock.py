@@ -1,5 +1,7 @@
 """What 1.4 measures, on a pipeline with random weights, and its sentences for every outcome."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
@@ -79,11 +81,21 @@ def test_channels_before_and_after(pipe, states) -> None:
     found = clock.channels(pipe, states, states, rows=2, every=9)
     assert not any("time_emb_proj" in p for p in found.ranges)
     assert found.coverage()["kappa"].between(0, 1).all()
-    few = clock.Channels(found.net, found.ranges, dict(list(found.inputs.items())[:2]))
-    outputs = few.outputs(8, 4)
+    assert found.coverage(1.0)["kappa"].to_numpy() == pytest.approx(1.0, abs=1e-5)
+    few = replace(found, inputs=dict(list(found.inputs.items())[:2]))
+    outputs = few.outputs(8, 4, search=True)
     gains = clock.alpha_gains(outputs).set_index("alpha")
-    assert len(outputs) == 2 * 6 and gains.loc["none", "gain"] == 0
+    assert len(outputs) == 2 * 8 and gains.loc["none", "gain"] == 0
     assert gains.loc["hindsight", "db"] >= gains["db"].max() - 1e-9
+
+
+def test_what_clipping_alone_costs(pipe, states) -> None:
+    """Nothing where ranges come from; beyond it the tensor's range clips less than channels'."""
+    found = clock.channels(pipe, states, states, rows=2, every=9)
+    assert (found.headroom()["db"] == 120).all()
+    louder = replace(found, inputs={path: 1.5 * x for path, x in found.inputs.items()})
+    wide = louder.headroom().pivot(index="layer", columns="reach", values="db")
+    assert (wide["channel"] <= wide["tensor"] + 1).all() and (wide["channel"] < 60).any()
 
 
 def perceived(wrong: int, blocks: int = 3, steps: int = 20) -> pd.DataFrame:
@@ -130,30 +142,57 @@ def test_where_log_grids_win(scores, key) -> None:
 
 
 def test_everything_stored_and_every_claim(pipe, states, full, rounded, shipped) -> None:
-    from dataclasses import replace
-
     from dqlab.models.families import Sampler
 
     plan = measured.Plan(1, 2, 2, 1, ((4, 8),), Sampler(20))
     few = dict(list(measured.ARMS.items())[:2]) | {
         "tfmq-dm": ("tfmq-dm", {"reconstruct": False, "temporal": "nearest", "scope": "all"}),
-        "qvd": ("qvd", {"alpha": 1.0}),
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measured, "ARMS", few)
         frames, tensors = measured.measure(pipe, replace(plan))
     assert frames["ledger"]["method"].tolist() == list(few)
-    assert tensors["made"].shape[:3] == (1, 4, 1)
+    assert tensors["made"].shape[:3] == (1, 3, 1)
     found = measured.claims(
+        {"nearest": clock.cosine_table(full, rounded), "tiar": turned(full, 0.0)},
         {"nearest": clock.perceived_table(full, rounded), "tiar": perceived(0)},
         (1.0, 0.25),
         clock.step_gains(pipe, states, full, (8,)),
-        clock.grid_table(full.inputs, (4,)),
-        pd.DataFrame({"alpha": ["none", "1"], "gain": [0.0, 4.0]}),
+        (1e-5, 1e-5),
         frames["powers"],
     )
     assert {c.outcome for c in found.values()} <= set(OUTCOMES)
-    assert found["tiar"].outcome == OUTCOMES[0] == found["scri"].outcome
+    assert {found[n].outcome for n in ("tiar", "blocks", "cache")} == {OUTCOMES[0]}
+
+
+def turned(full, away: float) -> pd.DataFrame:
+    return clock.cosine_table(full, full.features).assign(away=away)
+
+
+def test_turns_by_step() -> None:
+    """One block of two varies threefold; the last third turns twice as far as the first."""
+    rows = [("a", 1, 1, 4), ("b", 1, 1, 1)]
+    table = pd.DataFrame(
+        [(layer, step, away) for layer, *row in rows for step, away in enumerate(row)],
+        columns=["layer", "step", "away"],
+    )
+    varied, late = clock.turn_facts(table)
+    assert (varied, late) == (0.5, pytest.approx(2.5))
+
+
+def test_made_up_features_favour_log_grids(full, pipe, states) -> None:
+    """Distinct codes are known: log2 leaves every channel 3 of 16 steps."""
+    u = clock.skewed_features()
+    table = clock.grid_table(u, (4, 6))
+    assert table.set_index("grid").loc["log2-4-signed", "codes"] == pytest.approx(2 / 15)
+    equal = pd.DataFrame({"layer": ["a"], "kappa": [1.0]})
+    found = measured.grid_claims(table, table, equal)
+    assert found["made up"].outcome == found["equal"].outcome == OUTCOMES[0]
+    assert found["choice"].outcome == OUTCOMES[0]
+
+
+def test_rounding_to_8_bits_hardly_turns_a_feature(full) -> None:
+    assert 0 < clock.rounded_turn(full) < clock.rounded_turn(full, 4) < 0.1
 
 
 def test_a_grid_by_step_covers_each_step_alone() -> None:

@@ -37,7 +37,7 @@ def scattered() -> Channels:
     for name, widest in (("a", 8.0), ("b", 2.0)):
         high = torch.linspace(0.1, widest, 6)
         ranges[name] = ChannelRange(name, -0.2 * high, high)
-    return Channels(nn.Identity(), ranges, {})
+    return Channels(nn.Identity(), ranges, {}, {}, None)
 
 
 MAKERS = {
@@ -92,7 +92,23 @@ def test_tables_say_in_words_what_they_show() -> None:
     )
     assert "W8A4 | 1 | 22.2 dB | +4.7 dB | 100 %" in explore.alphas_table({"W8A4": frame}).words
     claim = Claim("TIAR helps", "", 0.1, -0.2, 0.4, "dB", 1.0)
-    assert "does not reproduce here" in explore.claims_table({"a": claim}).words
+    assert "does not reproduce here" in explore.claims_table("Claims.", {"a": claim}).words
+
+
+def test_clips_say_how_much_they_move() -> None:
+    videos = torch.zeros(2, 8, 3, 8, 8)
+    videos[:, -1] = 0.5
+    assert "2 clips of 8 frames" in explore.clips(videos, [5, 6]).sentence
+    assert "change by 0.5" in explore.clips(videos, [5, 6]).sentence
+
+
+def test_headroom_names_the_worst_layers_first() -> None:
+    frame = pd.DataFrame(
+        [("a", "channel", 30.0), ("a", "tensor", 120.0), ("b", "channel", 12.0),
+         ("b", "tensor", 56.0)], columns=["layer", "reach", "db"],
+    )  # fmt: skip
+    words = explore.headroom_table(frame).words.splitlines()
+    assert words[1:] == ["b | 12.0 dB | 56.0 dB", "a | 30.0 dB | nothing clipped"]
 
 
 @pytest.mark.parametrize("key", ["none", "few", "more"])

@@ -19,7 +19,10 @@ Reconstructed: only the paper's abstract, summaries and a public port were at ha
 `log2` on the projections' inputs and frame-wise ranges; TDScore, logtau, and all of SCRI's
 formulas are dqlab's completion of the stated ideas (`dqlab.reference.qvd`). alpha is searched for
 each layer by the error of its output with both operands quantized, "none" among the candidates:
-widening the range of 4-bit weights can cost more than it brings.
+widening the range of 4-bit weights can cost more than it brings. And equal ranges leave no
+headroom: what one range for all would still have covered is clipped once every channel fills it.
+So factors from either half of the trajectories are judged on the other one, whose captions they
+have not seen; judged on their own, layers that read text look best fully evened out.
 
 Not from the port: it searches activation ranges symmetric around zero, which wastes half of the
 levels behind a SiLU; here both ends shrink together, averaged over batches. It keys frame-wise
@@ -27,7 +30,6 @@ ranges on a first dimension of 16 or 32; here every site knows its number of fra
 never folded into a norm: it is an explicit operation of the layer.
 """
 
-import copy
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -36,24 +38,21 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.errors import InvalidInputError
-from dqlab.formats import Affine, Format, Log2, LogTau, Range
-from dqlab.layers import StepContext, explore, smooth_layer
-from dqlab.layers.wrap import wrap_layer
-from dqlab.methods.channels import ChannelRange, channel_ranges, some_inputs
+from dqlab.formats import Affine, Format, Log2, LogTau
+from dqlab.layers import explore
+from dqlab.methods.channels import ChannelRange, channel_ranges
 from dqlab.methods.frame_ranges import folded_sites, set_frame_ranges
 from dqlab.methods.job import Job
 from dqlab.methods.method import Method, Paper, set_ranges
+from dqlab.methods.scri import RULE, best_alphas, halves, integrate
 from dqlab.methods.step_ranges import set_time_ranges
 from dqlab.methods.time_path import blocks_of, time_path, without_time_path
 from dqlab.models.families import Family
-from dqlab.ranges import First, Mean, min_max
+from dqlab.ranges import Mean, min_max
 from dqlab.reference import qvd as paper
+from dqlab.trajectory import States
 
-ALPHAS = (None, 0.0, 0.25, 0.5, 0.75, 1.0)
 OCTAVES = (3, 4, 6, 8, 10, 12)
-SEARCH_ROWS = 16
-"""Calibration rows that alpha is chosen on."""
-RULE = "shrink"
 TEMPORAL = ("auto", "uniform", "per-step", "log2", "logtau")
 
 
@@ -96,12 +95,13 @@ class Qvd(Method):
 
     def reshape(self, job: Job) -> None:
         """SCRI on every layer but the time projections, whose features have grids of their own."""
-        layers = self._layers(job)
-        ranges = channel_ranges(job.denoiser, layers, job.calibration)
-        alphas = job.choice("reshape", lambda: self._alphas(job, ranges))
+        layers, sets = self._layers(job), halves(job.calibration)
+        seen = [channel_ranges(job.denoiser, layers, states) for states in sets]
+        alphas = job.choice("reshape", lambda: self._alphas(job, layers, sets, seen))
         for path, alpha in alphas.items():
             if alpha is not None:
-                integrate(job.denoiser.get_submodule(path), ranges[path], alpha)
+                whole = ChannelRange.over([one[path] for one in seen])
+                integrate(job.denoiser.get_submodule(path), whole, alpha)
 
     def _layers(self, job: Job) -> list[str]:
         projections = {f"{block}.time_emb_proj" for block in blocks_of(job.denoiser)}
@@ -110,20 +110,21 @@ class Qvd(Method):
         _check_untied(job.denoiser, found)
         return [p for p in found if p not in projections and _plain(job.denoiser, p)]
 
-    def _alphas(self, job: Job, ranges: dict[str, ChannelRange]) -> dict[str, float | None]:
+    def _alphas(
+        self,
+        job: Job,
+        layers: list[str],
+        sets: Sequence[States],
+        ranges: Sequence[dict[str, ChannelRange]],
+    ) -> dict[str, float | None]:
         if self.alpha is not None:
-            return dict.fromkeys(ranges, self.alpha)
-        inputs = some_inputs(job, list(ranges), SEARCH_ROWS)
-        chosen = {}
-        for path, seen in ranges.items():
-            layer, x = job.denoiser.get_submodule(path), inputs.pop(path)
-            formats = [
-                job.policy.format(f"{path}.{operand}", job.weights, job.activations)
-                for operand in ("input", "weight")
-            ]
-            error = partial(output_error, layer, x, seen, formats)
-            chosen[path] = min(ALPHAS, key=error)  # the first of equals: "none"
-        return chosen
+            return dict.fromkeys(layers, self.alpha)
+
+        def formats(path: str) -> list[Format | None]:
+            sites = f"{path}.input", f"{path}.weight"
+            return [job.policy.format(s, job.weights, job.activations) for s in sites]
+
+        return best_alphas(job.denoiser, layers, sets, ranges, formats)
 
     def formats(self, job: Job) -> dict[str, Format | None]:
         """The policy's, and the best grid for the projections' inputs."""
@@ -186,40 +187,6 @@ def grid_score(u: Tensor, grid: Format) -> tuple[float, float]:
     """TDScore of a grid that covers u, and minus its mean squared error, for ties."""
     u_hat = grid.fake_quant(u, grid.params(u.min(), u.max()))
     return float(paper.td_score(u, u_hat)), -float((u_hat - u).square().mean())
-
-
-def integrate(layer: nn.Module, seen: ChannelRange, alpha: float) -> nn.Module:
-    """Rewrite a plain layer by SCRI, in place."""
-    delta, sigma = paper.scri_factors(seen.low, seen.high, alpha)
-    smooth_layer(layer, sigma, seen.path, delta)
-    return layer
-
-
-@torch.no_grad()
-def output_error(
-    layer: nn.Module, x: Tensor, seen: ChannelRange, formats: Sequence, alpha: float | None
-) -> float:
-    """Mean squared error of a layer's output with input and weight in `formats`, rewritten."""
-    twin = copy.deepcopy(layer)
-    if alpha is not None:
-        integrate(twin, seen, alpha)
-    wrap_layer(twin, seen.path, StepContext())
-    of_input, of_weight = twin.input_quantizer, twin.weight_quantizer
-    passing: list[Tensor] = []
-    of_input.taps.append(passing.append)
-    y = twin(x)
-    of_input.format, of_weight.format = formats
-    if formats[1] is not None:
-        of_weight.set_range(min_max(twin.weight, formats[1], axis=0))
-    if formats[0] is not None:
-        of_input.set_range(_searched(passing[0], formats[0], seen.path))
-    return float((twin(x) - y).square().mean())
-
-
-def _searched(x: Tensor, fmt: Format, name: str) -> Range:
-    observer = First(RULE, fmt, name=name)
-    observer.update(x)
-    return observer.range(fmt)
 
 
 def _plain(denoiser: nn.Module, path: str) -> bool:
