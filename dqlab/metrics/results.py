@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dqlab.errors import CheckpointError
-from dqlab.models.loading import file_sums
+from dqlab.models.loading import weights_hash
 from dqlab.models.training import git_commit, machine_kind
 from dqlab.paths import models_dir
 
@@ -88,7 +88,7 @@ class Result:
 @cache
 def model_hash(name: str) -> str:
     """The hash of a shipped model's weight files, shortened."""
-    return "".join(file_sums(models_dir() / name).values())[:16]
+    return weights_hash(models_dir() / name)
 
 
 def append(path: Path, results: Iterable[Result]) -> None:

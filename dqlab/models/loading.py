@@ -106,6 +106,11 @@ def file_sums(folder: Path) -> dict[str, str]:
     }
 
 
+def weights_hash(folder: Path) -> str:
+    """Sixteen digits that stand for every safetensors file in `folder`."""
+    return hashlib.sha256("".join(file_sums(folder).values()).encode()).hexdigest()[:16]
+
+
 def verify_sums(folder: Path) -> None:
     """Compare a shipped folder's weights with the sums in its `training.json`, if it has them."""
     record = folder / "training.json"

@@ -17,7 +17,7 @@ from torch import Tensor
 from dqlab.errors import CheckpointError, MismatchError
 from dqlab.methods import load as load_pipeline
 from dqlab.models.families import family_of
-from dqlab.models.loading import file_sums, find_folder, read_json
+from dqlab.models.loading import find_folder, read_json, weights_hash
 from dqlab.models.training import git_commit, machine_kind
 from dqlab.paths import data_dir
 
@@ -61,10 +61,9 @@ def results_dir(name: str) -> Path:
 
 def provenance(model: str, folder: Path, command: str, seconds: float) -> dict[str, Any]:
     """Where results come from: model and its hash, command, commit, machine, date, duration."""
-    sums = "".join(file_sums(folder).values())
     return {
         "model": model,
-        "model_hash": sums[:16],
+        "model_hash": weights_hash(folder),
         "command": command,
         "commit": git_commit(),
         "machine": machine_kind(),

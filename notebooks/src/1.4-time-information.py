@@ -289,9 +289,7 @@ explore.headroom_table(layers.headroom())
 # "hindsight" choose on the inputs they are told on, so they are what no search can pass.
 
 # %%
-explore.alphas_table(
-    {f"W{w}A{a}": checks.alphas(lines, (w, a)) for w, a in ((8, 8), (8, 4))}
-)
+explore.alphas_table({f"W{w}A{a}": checks.alphas(lines, (w, a)) for w, a in ((8, 8), (8, 4))})
 
 # %% [markdown]
 # There is a see-saw, too: what leaves the activations enters the weights. Now whole networks, and

@@ -126,7 +126,9 @@ def results(pipe, sampler) -> tuple[dict, dict]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dqlab.methods.step_networks.VALUES", 32)
         patch.setattr(
-            tr, "ABLATIONS", {k: tr.ABLATIONS[k] for k in ("4 layers", "1 layer", "raw t")}
+            tr,
+            "ABLATIONS",
+            {k: tr.ABLATIONS[k] for k in ("4 layers", "2 layers", "1 layer", "raw t")},
         )
         patch.setattr(measured, "ledger_row", lambda powers, exact, made, q, states: {"db": 1.0})
         return measured.measure(pipe, plan)
