@@ -128,7 +128,13 @@ def test_video_dit_starts_at_text_dit(parents) -> None:
     torch.testing.assert_close(still[:, :LATENT_CHANNELS, 5], frame, atol=1e-4, rtol=1e-4)
 
 
-def test_what_video_dit_inherits_moves_at_a_tenth_of_the_rate(parents) -> None:
+def test_no_outline_shows_through_the_last_noise_of_video_dit() -> None:
+    """The average of 16 frames: sqrt(16 abar) of signal to 1 of noise; text-dit's ends at 0.27."""
+    last = recipe_for("video-dit").scheduler().alphas_cumprod[-1]
+    assert (16 * last).sqrt() < 0.03
+
+
+def test_what_video_dit_inherits_moves_slower(parents) -> None:
     recipe = recipe_for("video-dit")
     module = recipe.model()
     fast, slow = recipe.parameters(module)
@@ -136,7 +142,7 @@ def test_what_video_dit_inherits_moves_at_a_tenth_of_the_rate(parents) -> None:
     assert {names[id(p)].split(".")[1] for p in fast["params"]} == {"temporal_transformer_blocks"}
     assert not any("temporal" in names[id(p)] for p in slow["params"])
     assert len(fast["params"]) + len(slow["params"]) == len(names)
-    assert slow["lr"] == recipe.settings["lr"] / 10
+    assert slow["lr"] < recipe.settings["lr"]
 
 
 def test_video_dit_after_training(parents) -> None:
