@@ -19,6 +19,7 @@ BINARY_LATENT = Family(
     first="bits_in",
     last="bits_out",
     has_eta=False,
+    guidance_scale=2.0,
     branches=("uncond", "cond"),
     conditions=garments_of_seeds,
 )

@@ -135,7 +135,7 @@ class BinaryLatentPipeline(DiffusionPipeline):
         class_labels: Sequence[int] | None = None,
         batch_size: int = 1,
         num_inference_steps: int = 20,
-        guidance_scale: float = 1.0,
+        guidance_scale: float = 2.0,
         temperature: float = 1.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",

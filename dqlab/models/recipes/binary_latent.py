@@ -48,10 +48,16 @@ class BinaryLatent(Recipe):
     }
 
     def scheduler(self):
-        """The Bernoulli process, with the released sampler's posterior."""
+        """The Bernoulli process with the exact posterior.
+
+        The released sampler's, "plugin", pulls every step towards fair coins; with few steps it
+        shows in the pictures.
+        """
         from dqlab.models.pipelines.binary_latent import BernoulliScheduler
 
-        return BernoulliScheduler(self.settings["steps"], self.settings["schedule"])
+        return BernoulliScheduler(
+            self.settings["steps"], self.settings["schedule"], posterior="mixture"
+        )
 
     def model(self) -> nn.ModuleDict:
         """The untrained autoencoder and transformer."""
