@@ -100,11 +100,11 @@ QVD = {
         "qvd base + htdq", "eps_sqnr_gain_db", BASE, 0.5,
     ),
     "log2": Check(
-        "so does the port's log2 grid", "", "video-unet", (8, 8),
+        "the port's log2 grid helps the network (eps, W8A8)", "", "video-unet", (8, 8),
         "qvd base + log2", "eps_sqnr_gain_db", BASE, 0.5,
     ),
     "steps": Check(
-        "so does TFMQ-DM's range by step", "", "video-unet", (8, 8),
+        "TFMQ-DM's range by step helps the network (eps, W8A8)", "", "video-unet", (8, 8),
         "qvd base + ranges by step", "eps_sqnr_gain_db", BASE, 0.5,
     ),
     "integrated": Check(
@@ -112,11 +112,11 @@ QVD = {
         (8, 8), "qvd base + scri", "eps_sqnr_gain_db", BASE, 0.5,
     ),
     "both": Check(
-        "so do both parts together", "", "video-unet", (8, 8), "qvd", "eps_sqnr_gain_db", BASE,
+        "both parts together help (eps, W8A8)", "", "video-unet", (8, 8), "qvd", "eps_sqnr_gain_db", BASE,
         0.5,
     ),
     "by frame": Check(
-        "so do ranges by frame", "", "video-unet", (8, 8), "qvd, ranges by frame",
+        "ranges by frame help both parts (eps, W8A8)", "", "video-unet", (8, 8), "qvd, ranges by frame",
         "eps_sqnr_gain_db", BASE, 0.5,
     ),
     "clips": Check(
