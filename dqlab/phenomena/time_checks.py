@@ -112,23 +112,23 @@ QVD = {
         (8, 8), "qvd base + scri", "eps_sqnr_gain_db", BASE, 0.5,
     ),
     "both": Check(
-        "both parts together help (eps, W8A8)", "", "video-unet", (8, 8), "qvd", "eps_sqnr_gain_db", BASE,
-        0.5,
+        "both parts together help (eps, W8A8)", "", "video-unet", (8, 8), "qvd",
+        "eps_sqnr_gain_db", BASE, 0.5,
     ),
     "by frame": Check(
-        "ranges by frame help both parts (eps, W8A8)", "", "video-unet", (8, 8), "qvd, ranges by frame",
-        "eps_sqnr_gain_db", BASE, 0.5,
+        "ranges by frame help both parts (eps, W8A8)", "", "video-unet", (8, 8),
+        "qvd, ranges by frame", "eps_sqnr_gain_db", BASE, 0.5,
     ),
     "clips": Check(
         "clips lie nearer to full precision's than plain rounding's (frames, W6A6)", "",
         "video-unet", (6, 6), "qvd", "frame_mse_gain_db", "rtn", 0.5,
     ),
     "moves": Check(
-        "and move more like them (differences of frames, W6A6)", "", "video-unet", (6, 6),
+        "clips move more like them (differences of frames, W6A6)", "", "video-unet", (6, 6),
         "qvd", "frame_difference_error_gain_db", "rtn", 0.5,
     ),
     "features": Check(
-        "and look more like them to a video classifier (features, W6A6)", "", "video-unet",
+        "a video classifier tells them less apart (features, W6A6)", "", "video-unet",
         (6, 6), "qvd", "video_feature_mse_gain_db", "rtn", 0.5,
     ),
 }  # fmt: skip
