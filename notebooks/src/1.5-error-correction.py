@@ -30,7 +30,6 @@ from dqlab.phenomena import correction_checks as checks
 from dqlab.phenomena import correction_claims as told
 from dqlab.phenomena import correction_directions as directions
 from dqlab.phenomena import error_correction as measured
-from dqlab.phenomena import smoothing
 from dqlab.phenomena.budget import budget, budgets, predictions_on, synthetic_bias_gain
 from dqlab.phenomena.stored import redo
 from dqlab.reference import d2_dpm, ptqd, qncd, softmax_bias_correction, tac_diffusion
@@ -415,13 +414,13 @@ tables.ablations_table(apart[apart["method"] == "tac's K"], words)
 # %% tags=["method-qncd"]
 pixel = dqlab.load("pixel-unet")
 states = record(pixel, seeds.HELD_OUT[:1])[0][::2]
-live = smoothing.smoothing_gains(pixel, states)
+live = ph.smoothing.smoothing_gains(pixel, states)
 kept = results.frames["smoothing"].query("model == 'pixel-unet'")
 medians = [float(frame["gain"].median()) for frame in (kept, live)]
 print(redo("pixel-unet, A6, median block's gain", *medians, tolerance=0.2, unit="dB"))
 
 # %%
-curve = smoothing.synthetic_gain([1, 1.5, 2, 3, 4, 6, 8, 12, 16])
+curve = ph.smoothing.synthetic_gain([1, 1.5, 2, 3, 4, 6, 8, 12, 16])
 explore.smoothing_decider(curve, results.frames["smoothing"])
 
 # %% [markdown]

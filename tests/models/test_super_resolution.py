@@ -176,8 +176,11 @@ def test_restored_pictures_are_measured_against_bicubic(pipe, monkeypatch, tmp_p
     expected = float((10 * (4 / error).log10()).mean())
     assert found["x4"]["bicubic"]["psnr_db"] == pytest.approx(expected, abs=0.01)
     told = found["x2"]
-    ratio = told["restored"]["feature_distance"] / told["bicubic"]["feature_distance"]
-    assert told["feature_distance_ratio"] == pytest.approx(ratio, abs=1e-3)
+    for name in ("restored", "deterministic"):
+        ratio = told[name]["feature_distance"] / told["bicubic"]["feature_distance"]
+        assert told[name]["feature_distance_ratio"] == pytest.approx(ratio, abs=1e-3)
+    assert told["restored"] != told["deterministic"]
+    assert found["sampler"]["eta"] == 1
     exact = restoration.picture_errors(sharp.clone(), sharp)
     assert exact["ssim"] == 1
     assert exact["feature_distance"] == 0

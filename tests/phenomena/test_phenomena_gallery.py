@@ -34,8 +34,8 @@ def test_its_quality_is_that_of_its_card(name: str) -> None:
 
 def test_each_number_stands_behind_its_own_name(monkeypatch) -> None:
     cards = {
-        "sr-unet": {"x2": {"restored": {"psnr_db": 31.0}, "bicubic": {"psnr_db": 22.0},
-                           "feature_distance_ratio": 0.4}},
+        "sr-unet": {"x2": {"restored": {"psnr_db": 31.0, "feature_distance_ratio": 0.4},
+                           "bicubic": {"psnr_db": 22.0}}},
         "latent-dit": {"prompt_agreement": {"all": 0.8}, "agreement_on_real_images": {"all": 0.9},
                        "frechet": {"multiple": 3.0}},
         "binary-latent": {"class_agreement": 0.7, "psnr_db": {"likelier_bits": 21.0}},

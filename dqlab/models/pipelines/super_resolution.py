@@ -19,6 +19,9 @@ from torch import Tensor
 
 from dqlab.models.upscaling import enlarge
 
+ANCESTRAL = 1.0
+"""DDIM's eta that makes it the sampler of DDPM and of SR3."""
+
 
 class SuperResolutionPipeline(DiffusionPipeline):
     """Sharp pictures from low-resolution ones.
@@ -41,7 +44,7 @@ class SuperResolutionPipeline(DiffusionPipeline):
         self,
         image: Any,
         num_inference_steps: int = 20,
-        eta: float = 0.0,
+        eta: float = ANCESTRAL,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -53,7 +56,7 @@ class SuperResolutionPipeline(DiffusionPipeline):
                 images, arrays `[h, h, 3]` or tensors `[3, h, h]` in [0, 1]; or a batch as one
                 tensor `[N, 3, h, h]`. h is the side of the result divided by 2 or 4.
             num_inference_steps: network calls.
-            eta: DDIM's eta.
+            eta: DDIM's eta. 1 draws fresh noise at every step, as SR3 does; 0 draws none.
             generator: of the noise; a list holds one per picture.
             output_type: "pil", "np" `[N, H, H, 3]` in [0, 1], or "pt" `[N, 3, H, H]`.
             return_dict: an object with `.images`, or a tuple.
