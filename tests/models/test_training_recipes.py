@@ -51,6 +51,7 @@ def test_a_complete_run_keeps_its_card_until_it_goes_on(home) -> None:
     card.write_text("measured")
     train()
     assert card.read_text() == "measured"
+    load_classifier(train(out=home / "elsewhere"))
     folder = train(steps=5)
     assert not card.exists()
     assert json.loads((folder / "training.json").read_text())["stages"][0]["reopened"] == [3]
