@@ -66,7 +66,7 @@ notebooks: $(READY) ## from notebooks/src: run them, make student copies, try ev
 	$(PY) notebooks/src/build.py student
 	$(OFFLINE) $(PY) -m pytest tests/notebooks
 
-measure: $(READY) ## methods against their baselines on pixel-unet, about an hour; appends to data/results
+measure: $(READY) ## methods against their baselines on pixel-unet and latent-unet, hours; appends to data/results
 	$(OFFLINE) DQLAB_QUIET=1 $(PY) tests/benchmarks/reconstruction.py --method q-diffusion \
 		--bits 4:8 4:4 3:8 --out $(MEASURED)/q-diffusion.jsonl
 	$(OFFLINE) DQLAB_QUIET=1 $(PY) tests/benchmarks/reconstruction.py --method eda-dm \

@@ -1,4 +1,4 @@
-"""Command line: `dqlab methods | models | quantize | compare | train | doctor`."""
+"""Command line: `dqlab methods | models | quantize | compare | train | card | doctor`."""
 
 import contextlib
 import json
@@ -138,7 +138,9 @@ def compare(
 ) -> None:
     """Quantize MODEL and compare it with the original and with plain rounding."""
     import dqlab
+    from dqlab.compare.measure import check_counts
 
+    check_counts(seeds, frechet or False)  # before minutes of work
     pipe = dqlab.load(model)
     sampler = {"num_inference_steps": steps}
     made = [
@@ -184,7 +186,7 @@ def train(
         folder = train_model(
             each, minutes=minutes, steps=steps, device=device, fresh=fresh, out=target
         )
-        _say(f"{each} is in {folder}. Measure it: dqlab card {each}")
+        _say(f"{each} is in {folder}." + ("" if target else f" Measure it: dqlab card {each}"))
 
 
 @app.command()

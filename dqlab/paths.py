@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -46,9 +47,10 @@ def appearing_whole(folder: Path) -> Iterator[Path]:
 
 def _finish_killed(folder: Path) -> None:
     """Remove scratch folders whose process is gone; what was being swapped in is swapped in."""
+    ours = re.compile(rf"\.{re.escape(folder.name)}-(\d+)-[^-]+")
     for scratch in folder.parent.glob(f".{glob.escape(folder.name)}-*-*"):
-        owner = scratch.name.removeprefix(f".{folder.name}-").split("-")[0]
-        if not owner.isdecimal() or psutil.pid_exists(int(owner)):
+        owner = ours.fullmatch(scratch.name)
+        if not owner or psutil.pid_exists(int(owner[1])):
             continue
         if not folder.exists() and (scratch / "old").exists() and (scratch / "new").exists():
             (scratch / "new").rename(folder)

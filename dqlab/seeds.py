@@ -1,4 +1,4 @@
-"""Every seed dqlab uses, in one place, so that no two purposes share one.
+"""The seeds of trajectories and trainings, in one place, so that no two purposes share one.
 
 A trajectory is named by one integer: the seed of its initial noise.
 """

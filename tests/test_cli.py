@@ -133,7 +133,8 @@ def test_several_methods_are_ranked(run) -> None:
     assert sorted(p["method"] for p in found["pipelines"]) == ["ptqd", "rtn"]
 
 
-def test_frechet_needs_enough_pictures(refused) -> None:
+def test_frechet_needs_enough_pictures(refused, monkeypatch) -> None:
+    monkeypatch.setattr("dqlab.quantize", lambda *a, **k: pytest.fail("minutes before refusing"))
     command = ("compare", "tiny-unet", "-m", "rtn", *BITS, *STEPS, "--frechet", "10")
     assert "frechet=10; choose True, or 512 to 4000" in refused(*command)
 

@@ -71,6 +71,7 @@ def test_what_others_are_writing_or_own_is_left_alone(tmp_path) -> None:
         ".out-backup",
         ".out-my-copy",
         f".outer-{GONE}-x",
+        f".out-{GONE}-{os.getpid()}-abc",  # of out-<GONE>, by a process that lives
         "out-1-2",
     ]
     for name in others:

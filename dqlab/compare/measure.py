@@ -26,13 +26,12 @@ from dqlab.metrics import (
     paired_error,
     prompt_fidelity,
 )
+from dqlab.metrics.paired import readable
 from dqlab.metrics.sampling import sample
 from dqlab.models.captions import attributes_of
 from dqlab.models.families import Family, Sampler, asked, family_of
 from dqlab.trajectory import record
 
-LARGEST = 32
-"""Side of the largest colour pictures on which the attribute classifier has a say."""
 FRECHET_SAMPLES = 1_000
 SMALLEST_FRECHET = 512
 """Four parts of 128 pictures, below which a part has no covariance of 64 features to speak of."""
@@ -70,12 +69,22 @@ def compare(
             "There is nothing to compare with: pass pipelines that quantize(pipe, ...) returned."
         )
     described = [_checked(pipe, q, number) for number, q in enumerate(quantized, 2)]
-    if not isinstance(num_seeds, int) or not 2 <= num_seeds <= len(seeds.HELD_OUT):
-        raise InvalidInputError(f"num_seeds={num_seeds}; choose 2 to {len(seeds.HELD_OUT)}.")
-    count = _frechet_samples(frechet)
+    count = check_counts(num_seeds, frechet)
     held = HeldOut(pipe, family_of(pipe), _sampler(sampler, described), num_seeds, count)
     found = [held.measure(q, info, baseline) for q, info in zip(quantized, described, strict=True)]
     return found[0] if len(found) == 1 else Ranking.of(found)
+
+
+def check_counts(num_seeds: int, frechet: bool | int) -> int:
+    """How many pictures the Frechet distance is of; 0 for none.
+
+    Raises:
+        InvalidInputError: if there are too few or too many of them, or of seeds.
+
+    """
+    if not isinstance(num_seeds, int) or not 2 <= num_seeds <= len(seeds.HELD_OUT):
+        raise InvalidInputError(f"num_seeds={num_seeds}; choose 2 to {len(seeds.HELD_OUT)}.")
+    return _frechet_samples(frechet)
 
 
 def _sampler(given: Sampler | dict[str, Any] | None, described: list[dict[str, Any]]) -> Sampler:
@@ -169,7 +178,7 @@ class HeldOut:
     def _fidelity(self, images: Tensor) -> dict[str, dict[str, float]] | None:
         """Agreement with our own captions, for pipelines that draw small pictures of them."""
         told = "prompt" in self.family.conditions(self.pipe, self.seeds[:1])
-        if not told or "prompt" in asked(self.pipe) or not _readable(images):
+        if not told or "prompt" in asked(self.pipe) or images.ndim != 4 or not readable(images):
             return None
         wanted = attributes_of(self.seeds)
         pictures = {"full": self.reference, "quantized": images}
@@ -180,7 +189,7 @@ class HeldOut:
         from dqlab.metrics.quality import reference_features
         from dqlab.models.classifier import load_classifier
 
-        if not _readable(self.reference):
+        if self.reference.ndim != 4 or not readable(self.reference):
             raise NotApplicableError(
                 "frechet= compares with dqlab's own small colour pictures; this pipeline makes "
                 f"{tuple(self.reference.shape[1:])}. Leave it out."
@@ -192,10 +201,6 @@ class HeldOut:
     def _frechet_of(self, quantized: Any) -> Frechet:
         count = self.frechet_samples
         return Frechet(*self._frechet(quantized), *self.full_frechet, _floor(count), count)
-
-
-def _readable(images: Tensor) -> bool:
-    return images.ndim == 4 and images.shape[1] == 3 and max(images.shape[2:]) <= LARGEST
 
 
 def _artefacts(reference: Tensor, images: Tensor) -> pd.DataFrame:

@@ -130,14 +130,14 @@ class Run:
         """Continue from a saved state of the same task."""
         tensors, facts = load_state(path)
         wanted = {"fingerprint": self.task.fingerprint, "seed": self.seed}
-        if found := {k: facts[k] for k in wanted if facts[k] != wanted[k]}:
+        if found := {k: facts.get(k) for k in wanted if facts.get(k) != wanted[k]}:
             raise CheckpointError(
                 f"{path} belongs to another run: it has {found}, this one {wanted}. "
                 "Delete it (or pass fresh=True) to start again."
             )
         try:
             self._restore(tensors, facts)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"{path} does not fit this run ({error}). Delete it (or pass fresh=True) to "
                 "start again."
@@ -163,13 +163,14 @@ class Run:
     def _reopen(self) -> None:
         """Go on with the last stage of a finished run, if its budget has become larger.
 
-        Its optimiser and its schedule start anew: a finished run keeps no moments.
+        Its optimiser starts anew, since a finished run keeps no moments; its schedule goes on
+        where the larger budget has it. Seconds are kept to a tenth, hence the margin.
         """
         stage = self.task.stages[-1]
         if self.stage < len(self.task.stages):
             return
         done = self.finished[-1]
-        if stage.budget.fraction(done["steps"], done["seconds"]) >= 1:
+        if stage.budget.fraction(done["steps"], done["seconds"] + 0.05) >= 1:
             return
         self.finished.pop()
         self.stage, self.step, self.seconds = self.stage - 1, done["steps"], done["seconds"]
@@ -241,7 +242,8 @@ def train(
 
     Raises:
         TrainingDivergedError: if the loss stops being finite; the last saved state stays.
-        CheckpointError: if `run_dir` holds the state of another task or a damaged one.
+        CheckpointError: if `run_dir` holds the state of another task or precision, or a damaged
+            one.
 
     """
     if precision not in (*PRECISIONS, "auto"):
@@ -252,6 +254,11 @@ def train(
     path = run_dir / STATE_FILE if run_dir else None
     if path and path.is_file() and not fresh:
         run.load(path)
+        if precision not in ("auto", run.precision):
+            raise CheckpointError(
+                f"{path} holds a run in {run.precision}, which cannot go on in {precision}. Leave "
+                "precision out, or pass fresh=True to start again."
+            )
     elif precision == "auto":
         run.begin_stage(task.stages[0])
         run.precision = choose_precision(run.time_step, device)

@@ -1,5 +1,6 @@
 """Render a model card from the records beside a model; no number is typed here."""
 
+import math
 import sys
 from typing import Any
 
@@ -27,7 +28,8 @@ def render(name: str, training: dict[str, Any], quality: dict[str, Any]) -> str:
         _section("Measured quality", _flatten(quality)),
         _section("How it was trained", _flatten(_without_curve(training))),
         _curve(training["curve"]),
-        f"Train it again: `dqlab train {name}`; measure it again: `dqlab card {name}`.\n",
+        f"Train it again: `dqlab train {name} {_budget(training)}`; measure it again: "
+        f"`dqlab card {name}`.\n",
     ]
     return "\n".join(parts)
 
@@ -35,6 +37,14 @@ def render(name: str, training: dict[str, Any], quality: dict[str, Any]) -> str:
 def _purpose(recipe: Recipe) -> str:
     """The recipe module's docstring."""
     return (sys.modules[type(recipe).__module__].__doc__ or "").strip()
+
+
+def _budget(training: dict[str, Any]) -> str:
+    """The options of a training as long as this one was."""
+    asked = training.get("budget")
+    if asked is None:  # recorded since 2026-11-26
+        asked = {"minutes": math.ceil(sum(s["seconds"] for s in training["stages"]) / 60)}
+    return " ".join(f"--{name} {value:g}" for name, value in asked.items())
 
 
 def _without_curve(training: dict[str, Any]) -> dict[str, Any]:

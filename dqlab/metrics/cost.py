@@ -3,7 +3,8 @@
     size    = sum over weights of (numbers x bits / 8) + 4 bytes per scale and per zero point
               + the bytes of what stays in full precision
     bit-ops = sum over products of MACs x bits of one operand x bits of the other
-              (32 for full precision; attention's QK' and PV count with their operands' bits)
+              (32 for full precision; attention's QK' and PV count with their operands' bits;
+              where bits differ by step, the mean over steps)
 
 Both are computed, not measured on a file or a device.
 """
@@ -14,6 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from dqlab.formats.stepped import Stepped
 from dqlab.layers import AnswerTable, QuantizedAttention, QuantizedLayer, Quantizer
 from dqlab.trajectory import States
 
@@ -51,7 +53,7 @@ class _Counter:
 
     def add(self, macs: int, left: Quantizer, right: Quantizer) -> None:
         self.macs += macs
-        self.bit_ops += macs * _bits(left) * _bits(right)
+        self.bit_ops += macs * float((_bits(left) * _bits(right)).mean())
 
     def layer(self, module: QuantizedLayer, args: tuple, output: Tensor) -> None:
         macs = output.numel() * module.weight[0].numel()
@@ -104,5 +106,8 @@ def stored_bytes(denoiser: nn.Module) -> int:
     return total
 
 
-def _bits(quantizer: Quantizer) -> float:
-    return FULL_BITS if quantizer.format is None else quantizer.format.bits
+def _bits(quantizer: Quantizer) -> Tensor:
+    """Bits of the operand: one number, or one per sampling step."""
+    if isinstance(quantizer.format, Stepped) and quantizer.zero_point is not None:
+        return (quantizer.zero_point[..., 1] + 1).log2()
+    return torch.tensor(float(FULL_BITS if quantizer.format is None else quantizer.format.bits))

@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dqlab.errors import InvalidInputError
+from dqlab.engine.state import write_atomically
+from dqlab.errors import CheckpointError, InvalidInputError
 from dqlab.models.classifier import FEATURES, AttributeClassifier, load_classifier
 
 
@@ -67,16 +68,22 @@ def stored_features(path: Path, maker: str, compute: Callable[[], Tensor]) -> Te
     They belong to one feature net: stored with its hash `maker` (named "classifier" in the file)
     and computed anew if that changed.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import save_file
 
     if path.is_file():
-        with safe_open(path, "pt") as stored:
-            if stored.metadata()["classifier"] == maker:
-                return stored.get_tensor("features").float()
+        try:
+            with safe_open(path, "pt") as stored:
+                if (stored.metadata() or {}).get("classifier") == maker:
+                    return stored.get_tensor("features").float()
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"{path} is damaged ({error}). Restore it from the repository, or delete it to "
+                "have the features computed anew."
+            ) from error
     found = compute().half()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"features": found}, path, metadata={"classifier": maker})
+    named = {"metadata": {"classifier": maker}}
+    write_atomically(path, lambda temporary: save_file({"features": found}, temporary, **named))
     return found.float()
 
 

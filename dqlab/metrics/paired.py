@@ -6,11 +6,16 @@ interval stand beside the rate of flips, as the attribute classifier sees them.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from dqlab.errors import InvalidInputError
 from dqlab.metrics.intervals import bootstrap_median, median, wilson
 from dqlab.models.classifier import HEADS, AttributeClassifier, load_classifier
+
+LARGEST = 32
+"""Side of the largest colour pictures on which the attribute classifier has a say."""
+BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,8 @@ def paired_error(
 ) -> PairedError:
     """Compare images pair by pair; both `[N, 3, 32, 32]` in [0, 1], or videos `[N, F, 3, 32, 32]`.
 
-    Flips of a video are counted over its frames. The classifier has no say on anything but colour
-    pictures; then there are no flips.
+    Flips of a video are counted over its frames. There are none where the classifier has no say:
+    on pictures that are not in colour or larger than those it was trained on.
 
     Raises:
         InvalidInputError: if there are none, or the two sets differ in shape.
@@ -58,13 +63,21 @@ def paired_error(
             "sample both pipelines with the same seeds."
         )
     mse = (reference - other).square().flatten(1).mean(1)
-    if reference.ndim < 4 or reference.shape[-3] != 3:
+    if not readable(reference):
         return PairedError(mse, {})
     classifier = classifier or load_classifier()
-    pictures = (x.flatten(0, -4) * 2 - 1 for x in (reference, other))
-    before, after = (classifier.read(x)[0] for x in pictures)
-    flips = {
-        head: float((getattr(before, head) != getattr(after, head)).float().mean())
-        for head in HEADS
-    }
-    return PairedError(mse, flips)
+    before, after = (_read(classifier, x.flatten(0, -4)) for x in (reference, other))
+    flips = (before != after).float().mean(1).tolist()
+    return PairedError(mse, dict(zip(HEADS, flips, strict=True)))
+
+
+def readable(images: Tensor) -> bool:
+    """Whether the attribute classifier has a say on images or videos of this shape."""
+    colour = images.ndim >= 4 and images.shape[-3] == 3
+    return colour and max(images.shape[-2:]) <= LARGEST
+
+
+def _read(classifier: AttributeClassifier, images: Tensor) -> Tensor:
+    """Each head's answer, `[heads, N]`."""
+    parts = [classifier.read(part * 2 - 1)[0] for part in images.split(BATCH)]
+    return torch.stack([torch.cat([getattr(p, head) for p in parts]) for head in HEADS])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dqlab import seeds
+from dqlab.engine.state import write_atomically
 from dqlab.errors import UnknownNameError
 from dqlab.metrics.fidelity import prompt_fidelity
 from dqlab.metrics.frechet import (
@@ -94,7 +95,12 @@ def measure_binary_latent(folder: Path) -> dict[str, Any]:
     pipe = open_pipeline(folder)
     found, images = _measure_images(pipe)
     agreement = prompt_fidelity(images, attributes_of(list(seeds.QUALITY[:SAMPLES])))
-    return found | {"class_agreement": round(agreement["garment"], 4)} | code_quality(pipe)
+    return (
+        found
+        | {"guidance_scale": family_of(pipe).guidance(Sampler())}
+        | {"class_agreement": round(agreement["garment"], 4)}
+        | code_quality(pipe)
+    )
 
 
 def _measure_images(pipe) -> tuple[dict[str, Any], Tensor]:
@@ -234,7 +240,7 @@ def write_card(name: str, census: Callable[[Any], dict[str, Any]] | None = None)
     training = read_json(folder / "training.json")
     quality = MEASURES[name](folder)
     if census and (folder / "model_index.json").is_file():
-        quality["phenomena"] = census(open_pipeline(folder))
+        quality["phenomena"] = census(open_pipeline(folder), sampler=quality.get("sampler"))
     quality["measured"] = {
         "commit": git_commit(),
         "machine": machine_kind(),
@@ -249,4 +255,5 @@ def write_card(name: str, census: Callable[[Any], dict[str, Any]] | None = None)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n")
+    text = json.dumps(value, indent=1) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))

@@ -48,8 +48,8 @@ def psnr(restored: Tensor, sharp: Tensor) -> Tensor:
 def measure_super_resolution(folder: Path) -> dict[str, Any]:
     """Restored held-out pictures beside bicubic enlargement, for both factors.
 
-    Ratios of feature distances are to bicubic's. `restored` is the pipeline's own sampler, drawing
-    fresh noise at every step; `deterministic` is DDIM with eta 0.
+    Ratios of feature distances are to bicubic's. `restored` draws fresh noise at every step, as
+    SR3 does (eta 1); `deterministic` is DDIM with eta 0.
     """
     pipe, (sharp, _) = open_pipeline(folder), held_out_pictures()
     found: dict[str, Any] = {"samples": len(sharp), "sampler": vars(Sampler(eta=ANCESTRAL))}

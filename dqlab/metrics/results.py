@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from dqlab.engine.state import write_atomically
 from dqlab.errors import CheckpointError
 from dqlab.models.loading import weights_hash
 from dqlab.models.training import git_commit, machine_kind
@@ -92,11 +93,11 @@ def model_hash(name: str) -> str:
 
 
 def append(path: Path, results: Iterable[Result]) -> None:
-    """Add lines to a file; numbers are kept to six significant digits."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Add lines to a file, all or none; numbers are kept to six significant digits."""
     rows = [{"version": VERSION} | _rounded(asdict(r)) for r in results]
-    with path.open("a") as file:
-        file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    before = path.read_text() if path.is_file() else ""
+    lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    write_atomically(path, lambda temporary: temporary.write_text(before + lines))
 
 
 def read(path: Path) -> list[Result]:

@@ -1,12 +1,12 @@
 """Train a shipped model: run its recipe, resumably, and export the result with provenance."""
 
+import contextlib
 import json
 import platform
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from filelock import FileLock, Timeout
 
 from dqlab import seeds
 from dqlab.engine import Budget, Report, train
-from dqlab.errors import InvalidInputError
+from dqlab.errors import CheckpointError, InvalidInputError
 from dqlab.models.fashion import data_hash
+from dqlab.models.loading import file_sums, read_json, verify_sums
 from dqlab.models.recipes import recipe_for
 from dqlab.models.recipes.base import Recipe
 from dqlab.paths import ROOT, appearing_whole, models_dir, state_dir
@@ -55,14 +56,17 @@ def train_model(
         The folder with the result.
 
     Raises:
-        InvalidInputError: if another process is training the same model in this checkout.
+        InvalidInputError: if another process is training the same model in this checkout, if
+            `out` holds anything but an earlier result of this recipe, or for a device that is
+            not here.
 
     """
-    recipe = recipe_for(name)
+    recipe, folder = recipe_for(name), out or models_dir() / name
+    _check_replaceable(folder, name)
     if steps is None and minutes is None:
         minutes = recipe.minutes
     budget = Budget(steps, minutes)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = _device(device)
     run_dir = state_dir() / "runs" / name
     commit = git_commit()
     with _alone(run_dir):
@@ -76,20 +80,58 @@ def train_model(
             progress=progress,
             on_save=lambda module: _replace(recipe, module, run_dir / "latest"),
         )
-    folder = out or models_dir() / name
-    if report.steps == 0 and _stages(folder) == report.stages:
+    record = provenance(recipe, report, seed, commit, place)
+    if report.steps == 0 and _holds(folder, record):
         return folder  # with its card, which holds for these weights
-    _replace(recipe, report.module, folder, provenance(recipe, report, seed, commit, place))
+    record["budget"] = {"steps": steps} if minutes is None else {"minutes": minutes}
+    _replace(recipe, report.module, folder, record)
     return folder
 
 
-def _stages(folder: Path) -> list[dict[str, Any]] | None:
-    """The stages that `folder` says its weights have been through."""
+def _device(asked: str | None) -> torch.device:
+    if asked is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    known = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    if asked.split(":")[0] not in known:
+        raise InvalidInputError(f"device={asked!r} is not here; there is {' and '.join(known)}.")
+    return torch.device(asked)
+
+
+def _check_replaceable(folder: Path, name: str) -> None:
+    """A result takes the place of `folder`, which must therefore hold nothing else."""
     record = folder / "training.json"
-    return json.loads(record.read_text())["stages"] if record.is_file() else None
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not record.is_file() or _recipe_in(record) != name:
+        raise InvalidInputError(
+            f"{folder} exists and is no earlier result of {name}, so it is not replaced. Name a "
+            f"new folder, such as {folder / name}."
+        )
 
 
-@contextmanager
+def _recipe_in(record: Path) -> str:
+    """Whose result it is; a damaged one is taken by its folder's name."""
+    with contextlib.suppress(CheckpointError, KeyError):
+        return read_json(record)["recipe"]
+    return record.parent.name
+
+
+_SAME = ("recipe", "settings", "seed", "stages", "precision")
+"""What a record must agree in, for a folder to hold the weights of a run."""
+
+
+def _holds(folder: Path, record: dict[str, Any]) -> bool:
+    """Whether `folder` has whole the weights that `record` tells of."""
+    try:
+        found = read_json(folder / "training.json")
+        verify_sums(folder)
+    except CheckpointError:
+        return False
+    wanted = json.loads(json.dumps(record))
+    return bool(file_sums(folder)) and all(found.get(k) == wanted[k] for k in _SAME)
+
+
+@contextlib.contextmanager
 def _alone(run_dir: Path) -> Iterator[None]:
     """Two runs would overwrite each other's state, so only one may hold a run's lock."""
     run_dir.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dqlab.formats import Affine
 from dqlab.layers import Policy, Rule, quantizers
 from dqlab.methods import describe, quantize
 from dqlab.models.families import family_of
@@ -18,7 +17,6 @@ from dqlab.trajectory import States, inactive, replay, tapped
 
 UNTOUCHED = Policy("untouched", (Rule("*", None, "only watched"),))
 DRIFTING = 1.5
-_READ = Affine(16)
 
 
 def watchable(pipe, states: States):

@@ -14,7 +14,7 @@ from dqlab.engine import Budget, Stage, TrainingDivergedError, constant, cosine,
 from dqlab.engine.ema import MovingAverage
 from dqlab.engine.loop import STATE_FILE
 from dqlab.engine.precision import PRECISIONS
-from dqlab.engine.state import save_state, write_atomically
+from dqlab.engine.state import load_state, save_state, write_atomically
 from dqlab.errors import CheckpointError, InvalidInputError
 
 ALL_STEPS = [("first", k) for k in range(STEPS[0])] + [("second", k) for k in range(STEPS[1])]
@@ -185,6 +185,18 @@ def test_time_budget_ends() -> None:
     assert report.stages[0]["steps"] == len(task.seen) >= 1
 
 
+def test_seconds_kept_to_a_tenth_reopen_nothing(tmp_path) -> None:
+    timed = TinyTask()
+    timed.started = ["first"]
+    timed.stages = [Stage(Budget(minutes=1e-3), list(timed.module.parameters()), 0.01)]
+    run(timed, tmp_path)
+    tensors, facts = load_state(tmp_path / STATE_FILE)
+    facts["finished"][0]["seconds"] = 0.0  # 0.06 s, to a tenth below
+    save_state(tmp_path / STATE_FILE, tensors, facts | {"finished": facts["finished"]})
+    timed.stages = [Stage(Budget(minutes=5e-4), list(timed.module.parameters()), 0.01)]
+    assert run(timed, tmp_path).steps == 0
+
+
 @pytest.mark.parametrize("named", [{"seed": 2}, {}])
 def test_state_of_another_run_is_refused(tmp_path, named) -> None:
     run(TinyTask(), tmp_path)
@@ -203,6 +215,12 @@ def test_state_of_another_shape_is_refused(tmp_path) -> None:
     other.module[0] = torch.nn.Linear(4, 9)
     with pytest.raises(CheckpointError, match="does not fit"):
         run(other, tmp_path)
+
+
+def test_a_run_keeps_its_precision(tmp_path) -> None:
+    run(TinyTask(), tmp_path)
+    with pytest.raises(CheckpointError, match=r"fp32.*bf16.*fresh=True"):
+        run(TinyTask(), tmp_path, precision="bf16")
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])

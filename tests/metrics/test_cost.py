@@ -4,7 +4,8 @@ from tiny_models import pipeline, quantized, recorded
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from dqlab.formats import Affine
+from dqlab.formats import Affine, Range
+from dqlab.formats.stepped import Stepped
 from dqlab.layers import QuantizedLayer, StepContext, quantizers
 from dqlab.methods.run import wrap_sites
 from dqlab.metrics import cost
@@ -48,11 +49,11 @@ def example(rows: int = 3) -> States:
     return States(torch.randn(rows, 2, 4, 4), t, t, t, torch.zeros(rows, 2, 16, 3))
 
 
-def wrapped(formats: dict[str, int]) -> Net:
+def wrapped(formats: dict[str, int], context: StepContext | None = None) -> Net:
     """`formats`: bits by operand; what is not named stays in full precision."""
     net = Net()
     layers = ["conv", "attend.to_q", "attend.to_k", "attend.to_v"]
-    wrap_sites(net, StepContext(), layers, ["attend"])
+    wrap_sites(net, context or StepContext(), layers, ["attend"])
     for site, quantizer in quantizers(net).items():
         if bits := formats.get(site.rpartition(".")[2]):
             quantizer.format = Affine(bits)
@@ -84,6 +85,21 @@ def test_every_operand_with_bits_of_its_own() -> None:
     assert found.bit_ops == (CONV + 2 * QK + V) * 4 * 6 + SCORES * 5 * 7 + MIX * 8 * 3
     ranges = 2 * (4 + 4 + 4 + 6) + 2 * (4 + 4)
     assert found.bytes == WEIGHTS // 2 + 4 * REST + 4 * ranges
+
+
+def test_bits_that_differ_by_step_count_by_their_mean() -> None:
+    context = StepContext()
+    context.bind(torch.tensor([9, 0]))
+    net = wrapped({"q": 4, "k": 4}, context)
+    context.attach(net)
+    for name in ("q", "k"):
+        site, x = quantizers(net)[f"attend.{name}"], torch.randn(8)
+        steps = [Stepped.of(min_max(x, Affine(bits)), bits) for bits in (4, 8)]
+        table = [torch.stack([getattr(r, n) for r in steps]) for n in ("scale", "zero_point")]
+        site.format = Stepped(8)
+        site.set_range(Range(*table), per_step=True)
+    expected = SCORES * (4 * 4 + 8 * 8) / 2 + (MACS - SCORES) * 32 * 32
+    assert cost(net, example()).bit_ops == pytest.approx(expected)
 
 
 def test_one_row_is_counted_whatever_the_example_holds() -> None:

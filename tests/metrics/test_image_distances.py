@@ -2,8 +2,9 @@ import pytest
 import torch
 from tiny_models import seeded
 
-from dqlab.errors import InvalidInputError
+from dqlab.errors import CheckpointError, InvalidInputError
 from dqlab.metrics import PairedError, features, frechet_distance, frechet_with_error, paired_error
+from dqlab.metrics.frechet import stored_features
 from dqlab.models.classifier import FEATURES, HEADS, AttributeClassifier
 
 
@@ -120,3 +121,18 @@ def test_images_that_make_no_pairs_are_refused(shape, classifier) -> None:
     reference = torch.rand(4 if shape[0] else 0, 3, 8, 8)
     with pytest.raises(InvalidInputError, match=r"make no pairs.*same seeds"):
         paired_error(reference, torch.rand(shape), classifier)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 33, 32), (2, 1, 32, 32)])
+def test_pictures_the_classifier_was_not_made_for_have_no_flips(shape) -> None:
+    assert paired_error(torch.zeros(shape), torch.ones(shape)).flips == {}
+
+
+def test_damaged_reference_features_are_named(tmp_path) -> None:
+    path = tmp_path / "features.safetensors"
+    made = stored_features(path, "net", lambda: torch.ones(3, 2))
+    assert torch.equal(stored_features(path, "net", lambda: torch.zeros(3, 2)), made)
+    assert not stored_features(path, "other", lambda: torch.zeros(3, 2)).any()
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(CheckpointError, match=r"features.safetensors is damaged.*delete it"):
+        stored_features(path, "other", lambda: torch.zeros(3, 2))

@@ -52,6 +52,20 @@ def test_what_is_appended_is_read_back(tmp_path) -> None:
     assert all(json.loads(line)["version"] == 1 for line in path.read_text().splitlines())
 
 
+def test_a_failed_write_leaves_the_lines_before(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "r.jsonl"
+    append(path, [result()])
+
+    def fail(*names) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="no room"):
+        append(path, [result(), result()])
+    assert len(read(path)) == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_what_is_not_finite_becomes_null(tmp_path) -> None:
     append(tmp_path / "r.jsonl", [result(value=math.inf)])
     assert read(tmp_path / "r.jsonl")[0].value is None

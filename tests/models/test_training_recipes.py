@@ -12,6 +12,7 @@ from dqlab.engine import train as run_task
 from dqlab.errors import CheckpointError, InvalidInputError, UnknownNameError
 from dqlab.models import fashion, training
 from dqlab.models.classifier import load_classifier
+from dqlab.models.loading import file_sums
 from dqlab.models.recipes import RECIPES, recipe_for
 from dqlab.models.recipes.base import (
     Part,
@@ -55,6 +56,43 @@ def test_a_complete_run_keeps_its_card_until_it_goes_on(home) -> None:
     folder = train(steps=5)
     assert not card.exists()
     assert json.loads((folder / "training.json").read_text())["stages"][0]["reopened"] == [3]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "deleted", "record"])
+def test_a_complete_run_mends_a_damaged_result(home, damage) -> None:
+    folder = train()
+    path, before = next(folder.rglob("*.safetensors")), weights(folder)
+    record = folder / "training.json"
+    sums = {"sha256": file_sums(folder)}
+    record.write_text(json.dumps(json.loads(record.read_text()) | sums))
+    if damage == "deleted":
+        path.unlink()
+    else:
+        (path if damage == "truncated" else record).write_bytes(b"{}")
+    assert weights(train()) == before
+    assert json.loads(record.read_text())["budget"] == {"steps": 3}
+
+
+@pytest.mark.parametrize("held", ["a folder", "another model", "a file"])
+def test_what_is_no_earlier_result_is_not_replaced(home, held) -> None:
+    out = home / "thesis"
+    if held == "a file":
+        out.write_text("dear")
+    else:
+        out.mkdir()
+        name = "training.json" if held == "another model" else "chapter"
+        (out / name).write_text('{"recipe": "pixel-unet"}')
+    with pytest.raises(InvalidInputError, match=r"thesis exists.*not replaced"):
+        train(out=out)
+    assert out.exists()
+    assert not (home / "state").exists() or not list((home / "state").rglob("state.safetensors"))
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:0", "mps"])
+def test_a_device_that_is_not_here_is_named(home, monkeypatch, device) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InvalidInputError, match=rf"{device}.*is not here; there is cpu"):
+        train(device=device)
 
 
 def test_trains_a_pixel_unet_that_loads(home) -> None:
@@ -138,9 +176,10 @@ def test_resumes_to_the_same_bytes_and_replaces_the_old_result(home, stop_before
     whole = weights(train(out=home / "whole", fresh=True))
     (home / "stopped").mkdir()
     (home / "stopped" / "old").touch()
+    (home / "stopped" / "training.json").write_text('{"recipe": "attribute-classifier"}')
     with stop_before(2, "attribute-classifier"):
         train(out=home / "stopped", fresh=True)
-    assert [p.name for p in (home / "stopped").iterdir()] == ["old"]
+    assert {p.name for p in (home / "stopped").iterdir()} == {"old", "training.json"}
     assert weights(train(out=home / "stopped")) == whole
     assert not (home / "stopped" / "old").exists()
 

@@ -123,7 +123,7 @@ def test_families_ask_for_what_each_seed_shows(untrained_parts, name) -> None:
 def test_card_holds_what_was_measured(untrained_parts, monkeypatch) -> None:
     train("latent-dit", steps=1)
     monkeypatch.setitem(quality.MEASURES, "latent-dit", lambda folder: {"confidence": 0.875})
-    card = quality.write_card("latent-dit", lambda pipe: {"drift": {"largest": 5.25}})
+    card = quality.write_card("latent-dit", lambda pipe, sampler: {"drift": {"largest": 5.25}})
     text = card.read_text()
     assert "| confidence | 0.875 |" in text
     assert "| phenomena drift largest | 5.25 |" in text

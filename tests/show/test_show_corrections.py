@@ -176,12 +176,15 @@ def test_tables_say_in_words_what_they_show() -> None:
 @pytest.mark.parametrize(
     ("bits", "told"),
     [([4, 8, 8], "1 of 3 steps get 4 bits, from step 0 to step 0; the others get 8."),
-     ([8, 8, 8], "0 of 3 steps get 4 bits; the others get 8.")],
+     ([8, 8, 8], "0 of 3 steps get 4 bits; the others get 8."),
+     ([4, 8, 4], "2 of 3 steps get 4 bits, all between step 0 and step 2; the others get 8.")],
 )  # fmt: skip
 def test_chosen_bits_are_told(bits: list[int], told: str) -> None:
     ratios = {"few": [9.0, 5.0, 2.0], "many": [20.0, 9.0, 4.0], "forward": [0.1, 1.0, 9.0]}
     frame = pd.DataFrame({"step": range(3), "timestep": [999, 500, 1], **ratios, "bits": bits})
     assert step_bits(frame).sentence == told
+    frame["bits"] = 6
+    assert "3 of 3 steps get 6 bits" in step_bits(frame, (6, 8)).sentence
 
 
 def refuse() -> None:

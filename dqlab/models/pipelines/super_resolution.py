@@ -44,7 +44,7 @@ class SuperResolutionPipeline(DiffusionPipeline):
         self,
         image: Any,
         num_inference_steps: int = 20,
-        eta: float = ANCESTRAL,
+        eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -56,7 +56,8 @@ class SuperResolutionPipeline(DiffusionPipeline):
                 images, arrays `[h, h, 3]` or tensors `[3, h, h]` in [0, 1]; or a batch as one
                 tensor `[N, 3, h, h]`. h is the side of the result divided by 2 or 4.
             num_inference_steps: network calls.
-            eta: DDIM's eta. 1 draws fresh noise at every step, as SR3 does; 0 draws none.
+            eta: DDIM's eta. 1 draws fresh noise at every step, as SR3 does, and restores
+                better; 0 draws none, diffusers' default.
             generator: of the noise; a list holds one per picture.
             output_type: "pil", "np" `[N, H, H, 3]` in [0, 1], or "pt" `[N, 3, H, H]`.
             return_dict: an object with `.images`, or a tuple.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dqlab.engine import Budget
 from dqlab.engine.state import load_state, save_state
 from dqlab.models import captions, fashion
-from dqlab.models.loading import file_sums, open_component
+from dqlab.models.loading import open_component, weights_hash
 from dqlab.models.recipes.base import (
     Recipe,
     SupervisedTask,
@@ -89,8 +89,8 @@ def stored_latents(views: int) -> tuple[Tensor, Tensor]:
     """
     autoencoder = open_component("autoencoder", "AutoencoderKL")
     grey, labels = fashion.load_split("train")
-    maker = "".join(file_sums(models_dir() / "autoencoder").values())
-    path = state_dir() / "latents" / f"{maker[:16]}-{len(grey)}x{views}.safetensors"
+    maker = weights_hash(models_dir() / "autoencoder")
+    path = state_dir() / "latents" / f"{maker}-{len(grey)}x{views}.safetensors"
     if not path.is_file():
         parts = [_encoded(autoencoder, grey, labels, view) for view in range(views)]
         latents, shown = (torch.cat(column) for column in zip(*parts, strict=True))
