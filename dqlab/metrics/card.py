@@ -42,7 +42,7 @@ def _purpose(recipe: Recipe) -> str:
 def _budget(training: dict[str, Any]) -> str:
     """The options of a training as long as this one was."""
     asked = training.get("budget")
-    if asked is None:  # recorded since 2026-11-26
+    if asked is None:  # a record from before budgets were kept
         asked = {"minutes": math.ceil(sum(s["seconds"] for s in training["stages"]) / 60)}
     return " ".join(f"--{name} {value:g}" for name, value in asked.items())
 
