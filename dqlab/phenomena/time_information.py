@@ -210,7 +210,7 @@ class Plan:
 
     trajectories: int = 8
     held_out: int = 8
-    pictures: int = 16
+    pictures: int = 32
     kept: int = 3
     bits: tuple[tuple[int, int], ...] = ((4, 8), (4, 4))
     sampler: Sampler = field(default_factory=Sampler)
@@ -231,7 +231,7 @@ def measure(pipe, plan: Plan | None = None, say: stored.Say = stored.silent) -> 
             made = sample(q, seeds.GALLERY[: plan.pictures], batch_size=32, sampler=plan.sampler)
             pictures.append(stored.to_bytes(made[: plan.kept]))
             row = ledger_row(powers[-1], exact, made, q, held_out)
-            rows.append({"method": name, **setting, **row})
+            rows.append({"method": name, **setting, "pictures": plan.pictures, **row})
             say(f"W{weights}A{activations} {name}: {mean_sqnr_db(powers[-1]):.2f} dB")
     frames = {"powers": pd.concat(powers, ignore_index=True), "ledger": pd.DataFrame(rows)}
     made = torch.stack(pictures).unflatten(0, (len(plan.bits), len(ARMS)))
