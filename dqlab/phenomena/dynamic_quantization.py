@@ -110,8 +110,8 @@ def measure(pipe, plan: Plan | None = None, say: stored.Say = stored.silent) -> 
 
     Returns:
         Frames powers (weights, activations, setting, step, t, seed, signal, noise), ledger
-        (setting, weights, activations, pictures and `ledger_row`'s columns), gains (`gain_table` at 4
-        bits), ablations, sites (site, of the exported table), curve (setting, update, loss),
+        (setting, weights, activations, pictures and `ledger_row`'s columns), gains (`gain_table`
+        at 4 bits), ablations, sites (site, of the exported table), curve (setting, update, loss),
         losses (setting, sample, loss), outcomes; tensors exact, made `[bits, settings, kept,
         ...]`, trained `[2, kept, ...]`, table and static `[sites, T]`.
 
