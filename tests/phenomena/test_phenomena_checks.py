@@ -1,5 +1,8 @@
 """The stored side of 1.4: lines become claims."""
 
+from dataclasses import replace
+
+import pandas as pd
 import pytest
 
 from dqlab.errors import UnknownNameError
@@ -54,3 +57,38 @@ def test_alphas_of_whole_lines() -> None:
     table = checks.alphas(checks.lines(), (8, 8)).set_index("alpha")
     assert table.loc["none", "gain"] == 0
     assert table.loc["hindsight", "db"] >= table["db"].max()
+
+
+def test_words_say_how_many_seeds_a_number_is_over() -> None:
+    assert checks.claim([line()], CHECK).says == "it helps (1 seeds)"
+    bracket = replace(CHECK, says="it helps (eps, W4A8)")
+    assert checks.claim([line()], bracket).says == "it helps (eps, W4A8, 1 seeds)"
+    layers = replace(CHECK, metric="layer_gain_db")
+    assert checks.claim([line(metric="layer_gain_db")], layers).says == "it helps"
+
+
+def grid_of(gains: dict[tuple[str, str], float], half: float = 0.1) -> pd.DataFrame:
+    rows = [(t, s, 20 + g, g, g - half, g + half) for (t, s), g in gains.items()]
+    return pd.DataFrame(rows, columns=["temporal", "scope", "db", "gain", "low", "high"])
+
+
+ARMS = [(t, s) for t in ("nearest", "tiar") for s in ("none", "tib", "all")]
+
+
+@pytest.mark.parametrize(
+    ("gains", "key"),
+    [
+        ((0, 1, 2, 1, 2, 3), "holds"),
+        ((0, 0.05, 0, 0.05, 0, 0.05), "noise"),
+        ((0, 1, 0, 1, 2, 1), "mixed"),
+    ],
+)
+def test_parts_that_are_added_help_or_not(gains, key) -> None:
+    found = checks.monotone(grid_of(dict(zip(ARMS, gains, strict=True))))
+    assert found.key == key and "Of 7 additions" in found.words
+
+
+def test_the_ablation_has_all_six_arms() -> None:
+    table = checks.ablation(checks.lines())
+    assert list(zip(table["temporal"], table["scope"], strict=True)) == ARMS
+    assert table["gain"].iloc[0] == 0 and (table["low"] <= table["high"]).all()
