@@ -15,14 +15,12 @@ qvd         min-max, HTDQ, SCRI, both, and TFMQ-DM's ranges by step: eps-SQNR
 """
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
 from dqlab import describe, seeds
-from dqlab.fit.profiles import ROUNDING
 from dqlab.methods import load, quantize, recipe
 from dqlab.metrics import (
     bootstrap_gain_db,
@@ -31,6 +29,7 @@ from dqlab.metrics import (
     mean_sqnr_db,
 )
 from dqlab.metrics.results import Result, append
+from dqlab.methods.unet_time_information import qvd as qvd_method
 from dqlab.metrics.video import video_features
 from dqlab.models.families import Sampler, family_of
 from dqlab.models.video_features import load_video_features
@@ -41,8 +40,19 @@ from dqlab.trajectory import record, replay
 CALIBRATED = 4
 """Calibration trajectories, the same for every arm."""
 HELD = 4
-FREEZE = {"iterations": 60, "batch": 16, "rounding_lr": 0.05}
-"""A fifth of the usual updates at a higher rate."""
+
+
+def once(search: Callable) -> Callable:
+    """QVD's search for alpha, not run again for arms that share layers, formats and states."""
+    found: dict[tuple, dict] = {}
+
+    def again(denoiser, layers, sets, ranges, formats):
+        key = tuple((path, *map(str, formats(path))) for path in layers)
+        if key not in found:
+            found[key] = search(denoiser, layers, sets, ranges, formats)
+        return found[key]
+
+    return again
 
 
 def ratio_db(before: torch.Tensor, after: torch.Tensor) -> tuple[float, tuple[float, float]]:
@@ -216,7 +226,6 @@ class Bench:
         Left out of the blocks, projections stay as they were rounded, so that nothing has to be
         reconstructed for that arm.
         """
-        ROUNDING["teach"] = replace(ROUNDING["teach"], **FREEZE)
         rows = torch.linspace(0, len(self.calibration) - 1, 32).long()
         own, first = clock.clock(self.pipe, self.calibration), None
         for arm, reconstruct in (("blocks", True), ("nearest", False)):
@@ -338,6 +347,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="append JSON lines to this file")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    qvd_method.best_alphas = once(qvd_method.best_alphas)
     pairs = [tuple(int(b) for b in pair.split(":")) for pair in given.bits]
     bench = Bench(given.model, given.held_out, pairs, given.arms, given.every)
     for part in given.parts:
