@@ -22,6 +22,7 @@ import torch
 
 from dqlab import describe, seeds
 from dqlab.methods import load, quantize, recipe
+from dqlab.methods.unet_time_information import qvd as qvd_method
 from dqlab.metrics import (
     bootstrap_gain_db,
     bootstrap_mean_sqnr_db,
@@ -29,7 +30,6 @@ from dqlab.metrics import (
     mean_sqnr_db,
 )
 from dqlab.metrics.results import Result, append
-from dqlab.methods.unet_time_information import qvd as qvd_method
 from dqlab.metrics.video import video_features
 from dqlab.models.families import Sampler, family_of
 from dqlab.models.video_features import load_video_features
