@@ -115,6 +115,10 @@ def test_the_cost_of_run_time_ranges_counts_every_value(pipe, run) -> None:
     assert table["values"]["conv_in.input"] == 3 * 8 * 8
     assert table["operations"]["conv_in.input"] == 8 * 8 * 8 * 27
     assert table["operations"]["mid_block.attentions.0.q"] == 0
+    assert table["rows"]["conv_in.input"] == table["rows"]["mid_block.attentions.0.q"] == 0
+    assert table["rows"]["time_embedding.linear_1.input"] == 1
+    pixels = table["values"]["mid_block.attentions.0.to_q.input"] / 16
+    assert table["rows"]["mid_block.attentions.0.to_q.input"] == pixels
 
 
 @pytest.fixture(scope="module")
