@@ -285,6 +285,23 @@ def monotone(table: pd.DataFrame) -> Verdict:
     return Verdict("mixed", f"{told}: not every part helps.")
 
 
+def see_saw(found: Sequence[Result]) -> Verdict:
+    """Whether what SCRI takes from activations enters the weights: alpha = 1 at W8A4 and W4A6."""
+    gains = {bits: alphas(found, bits).set_index("alpha")["gain"] for bits in ((8, 4), (4, 6))}
+    wide, narrow = (gain["1"] for gain in gains.values())
+    best = gains[4, 6].drop(["searched", OWN, "hindsight"]).idxmax()
+    told = (
+        f"Equal channel ranges gain {wide:+.1f} dB where weights have 8 bits and activations 4, "
+        f"and {narrow:+.1f} dB where weights have 4 and activations 6"
+    )
+    if wide > 0 > narrow:
+        return Verdict("holds", f"{told}: what leaves the activations enters the weights. There, "
+                       f"the best alpha for all layers is {best}.")  # fmt: skip
+    if wide > narrow:
+        return Verdict("weaker", f"{told}: 4-bit weights pay a part of it back.")
+    return Verdict("opposite", f"{told}: weights do not pay for it here.")
+
+
 def tally(claims: Mapping[str, Claim]) -> str:
     """How many claims came to what."""
     counted = Counter(claim.outcome for claim in claims.values())

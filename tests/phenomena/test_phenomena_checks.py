@@ -92,3 +92,19 @@ def test_the_ablation_has_all_six_arms() -> None:
     table = checks.ablation(checks.lines())
     assert list(zip(table["temporal"], table["scope"], strict=True)) == ARMS
     assert table["gain"].iloc[0] == 0 and (table["low"] <= table["high"]).all()
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "key"),
+    [(3.0, -2.0, "holds"), (3.0, 1.0, "weaker"), (1.0, 2.0, "opposite")],
+)
+def test_the_see_saw_between_activations_and_weights(monkeypatch, wide, narrow, key) -> None:
+    names = ("none", "0.5", "1", "searched", checks.OWN, "hindsight")
+
+    def alphas(found, bits):
+        gains = (0.0, 0.2, wide if bits == (8, 4) else narrow, 9.0, 9.0, 9.0)
+        return pd.DataFrame({"alpha": names, "gain": gains})
+
+    monkeypatch.setattr(checks, "alphas", alphas)
+    found = checks.see_saw([])
+    assert found.key == key and f"{wide:+.1f} dB where weights have 8" in found.words
