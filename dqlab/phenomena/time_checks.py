@@ -287,19 +287,22 @@ def monotone(table: pd.DataFrame) -> Verdict:
 
 def see_saw(found: Sequence[Result]) -> Verdict:
     """Whether what SCRI takes from activations enters the weights: alpha = 1 at W8A4 and W4A6."""
-    gains = {bits: alphas(found, bits).set_index("alpha")["gain"] for bits in ((8, 4), (4, 6))}
-    wide, narrow = (gain["1"] for gain in gains.values())
-    best = gains[4, 6].drop(["searched", OWN, "hindsight"]).idxmax()
+    wide, narrow = (claim(found, QVD[name]) for name in ("scri", "scri 4"))
     told = (
-        f"Equal channel ranges gain {wide:+.1f} dB where weights have 8 bits and activations 4, "
-        f"and {narrow:+.1f} dB where weights have 4 and activations 6"
+        f"Equal channel ranges gain {_gain(wide)} where weights have 8 bits and activations 4, "
+        f"and {_gain(narrow)} where weights have 4 and activations 6"
     )
-    if wide > 0 > narrow:
-        return Verdict("holds", f"{told}: what leaves the activations enters the weights. There, "
-                       f"the best alpha for all layers is {best}.")  # fmt: skip
-    if wide > narrow:
-        return Verdict("weaker", f"{told}: 4-bit weights pay a part of it back.")
+    if wide.low > 0 > narrow.high:
+        return Verdict("holds", f"{told}: what leaves the activations enters the weights.")
+    if wide.low > 0 >= narrow.low:
+        return Verdict(
+            "weaker", f"{told}: 4-bit weights take the gain back, on average of layers."
+        )
     return Verdict("opposite", f"{told}: weights do not pay for it here.")
+
+
+def _gain(of: Claim) -> str:
+    return f"{of.measured:+.1f} dB [{of.low:+.1f}, {of.high:+.1f}]"
 
 
 def tally(claims: Mapping[str, Claim]) -> str:

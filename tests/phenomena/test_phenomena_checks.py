@@ -8,7 +8,7 @@ import pytest
 from dqlab.errors import UnknownNameError
 from dqlab.metrics.results import Result
 from dqlab.phenomena import time_checks as checks
-from dqlab.phenomena.ledger import OUTCOMES
+from dqlab.phenomena.ledger import OUTCOMES, Claim
 
 CHECK = checks.Check("it helps", "", "m", (4, 8), "with", "gain", "without", 1.0)
 
@@ -96,15 +96,16 @@ def test_the_ablation_has_all_six_arms() -> None:
 
 @pytest.mark.parametrize(
     ("wide", "narrow", "key"),
-    [(3.0, -2.0, "holds"), (3.0, 1.0, "weaker"), (1.0, 2.0, "opposite")],
-)
+    [((2, 4), (-3, -1), "holds"), ((2, 4), (-1, 3), "weaker"), ((2, 4), (1, 3), "opposite"),
+     ((-1, 1), (-2, -1), "opposite")],
+)  # fmt: skip
 def test_the_see_saw_between_activations_and_weights(monkeypatch, wide, narrow, key) -> None:
-    names = ("none", "0.5", "1", "searched", checks.OWN, "hindsight")
+    ends = {checks.QVD["scri"]: wide, checks.QVD["scri 4"]: narrow}
 
-    def alphas(found, bits):
-        gains = (0.0, 0.2, wide if bits == (8, 4) else narrow, 9.0, 9.0, 9.0)
-        return pd.DataFrame({"alpha": names, "gain": gains})
+    def claim(found, check):
+        low, high = ends[check]
+        return Claim(check.says, "", (low + high) / 2, low, high, "dB", check.full)
 
-    monkeypatch.setattr(checks, "alphas", alphas)
+    monkeypatch.setattr(checks, "claim", claim)
     found = checks.see_saw([])
-    assert found.key == key and f"{wide:+.1f} dB where weights have 8" in found.words
+    assert found.key == key and f"{sum(wide) / 2:+.1f} dB" in found.words
