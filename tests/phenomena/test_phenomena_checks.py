@@ -100,7 +100,7 @@ def test_the_ablation_has_all_six_arms() -> None:
      ((-1, 1), (-2, -1), "opposite")],
 )  # fmt: skip
 def test_the_see_saw_between_activations_and_weights(monkeypatch, wide, narrow, key) -> None:
-    ends = {checks.QVD["scri"]: wide, checks.QVD["scri 4"]: narrow}
+    ends = {checks.QVD["scri"]: wide, checks.HEAVY: narrow}
 
     def claim(found, check):
         low, high = ends[check]
