@@ -274,8 +274,8 @@ live = grid_table.set_index("grid")["td_score"]["log2-4-signed"]
 print(logs, redo("TDScore of log2 at 4 bits", stored, live, tolerance=0.01), sep="\n")
 
 # %% [markdown]
-# Two cautions. `log2` gains nothing from more bits, for its steps are whole octaves. And a uniform
-# grid for every step, TFMQ-DM's answer, stands in the same table.
+# Two cautions. `log2` gains nothing from more than 4 bits, for its steps are whole octaves. And a
+# uniform grid for every step, TFMQ-DM's answer, stands in the same table.
 #
 # ### Scattered channels
 #
@@ -317,6 +317,8 @@ checks.see_saw(lines)
 
 # %% [markdown]
 # Now whole networks, and one question about time: does a spoilt clock hit every frame alike?
+# Clips are held against full precision's pair by pair, from the same seeds; a Fréchet distance
+# over clips would need hundreds.
 
 # %%
 explore.claims_table("QVD's checks, on video-unet.", checks.of_qvd(lines))
