@@ -317,8 +317,9 @@ clocked
 print(timing.ratios(clocked.frames["times"]).round(2).to_string(index=False))
 
 # %% [markdown]
-# Rows of a batch may stand at different steps, so the simulator looks up a scale for each row and
-# pays for that. A sampler has one step at a time: a kernel reads one number.
+# A sampler has one step at a time, so one row of the table serves the whole batch. Samples of a
+# batch may also stand at different steps; the simulator therefore looks a scale up for every
+# sample, and pays for that.
 #
 # A read hurts most where a layer computes little per value it reads. These do the least:
 
