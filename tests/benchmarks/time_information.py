@@ -10,7 +10,7 @@ grids       QVD's candidates for time features, by TDScore and by SQNR
 channels    SCRI layer by layer: SQNR of outputs without it, at fixed alpha, and at each
             layer's best with hindsight
 frames      of a video: how unequal frames' errors are, time features or the rest quantized
-videos      of a video: frames, their differences, and features of generated clips
+videos      of a video: frames, their differences, and features of generated clips; eps-SQNR
 qvd         min-max, HTDQ, SCRI, both, and TFMQ-DM's ranges by step: eps-SQNR
 """
 
@@ -18,6 +18,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from dqlab import describe, seeds
@@ -193,20 +194,25 @@ class Bench:
 
     def compare(self, arms, bits, policy="common") -> Iterator[list[Result]]:
         """eps-SQNR of every arm, and its gain over the first."""
-        states, first = self.recorded()[0], None
+        first = None
         for name, chosen in arms.items():
             if first is not None and self.arms and name not in self.arms:
                 continue
             q = self.quantized(chosen, bits, policy=policy)
-            powers = error_powers(states, self.family.denoiser(q))
-            mean, interval = mean_sqnr_db(powers), bootstrap_mean_sqnr_db(powers)
-            rows = [self.result(q, name, "eps_sqnr_db", "dB", mean, interval)]
-            if first is not None:
-                gain = mean - mean_sqnr_db(first[1])
-                ends = bootstrap_gain_db(powers, first[1])
-                rows.append(self.result(q, name, "eps_sqnr_gain_db", "dB", gain, ends, first[0]))
+            rows, powers = self.of_eps(q, name, first)
             first = first or (name, powers)
             yield rows
+
+    def of_eps(self, q, name: str, first) -> tuple[list[Result], pd.DataFrame]:
+        """eps-SQNR, its gain over a first arm (name, powers) if there is one; and the powers."""
+        powers = error_powers(self.recorded()[0], self.family.denoiser(q))
+        mean, interval = mean_sqnr_db(powers), bootstrap_mean_sqnr_db(powers)
+        rows = [self.result(q, name, "eps_sqnr_db", "dB", mean, interval)]
+        if first is not None:
+            gain = mean - mean_sqnr_db(first[1])
+            ends = bootstrap_gain_db(powers, first[1])
+            rows.append(self.result(q, name, "eps_sqnr_gain_db", "dB", gain, ends, first[0]))
+        return rows, powers
 
     def ablation(self) -> Iterator[list[Result]]:
         """Six arms, all other weights rounded to nearest."""
@@ -295,11 +301,15 @@ class Bench:
             yield [self.result(q, name, "frame_error_variation", "", float(varied.mean()), ends)]
 
     def videos(self) -> Iterator[list[Result]]:
-        """Clips from the same seeds, held against full precision's, pair by pair."""
+        """Clips from the same seeds, held against full precision's, pair by pair; and eps."""
         exact, net, first = self.recorded()[1], load_video_features(), None
         for bits in self.bits:
+            plain = None
             for name in ("rtn", "qvd"):
                 q = self.quantized(name, bits)
+                rows, powers = self.of_eps(q, name, plain)
+                yield rows
+                plain = plain or (name, powers)
                 made = record(q, self.held, self.sampler)[1]
                 errors = video_errors(exact, made, net)
                 for metric, error in errors.items():
