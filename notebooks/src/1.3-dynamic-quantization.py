@@ -342,9 +342,9 @@ explore.picture_explorer(results)
 explore.ledger_table(results.frames["ledger"])
 
 # %%
-runs, painted = results.frames["powers"]["seed"].nunique(), results.frames["ledger"]["pictures"][0]
-print(f"{runs} runs behind every SQNR, {painted} pictures behind every paired error and share.")
-told.room(results.frames["ledger"])
+runs = results.frames["powers"]["seed"].nunique()
+print(f"{runs} runs stand behind every SQNR.", told.room(results.frames["ledger"]), sep="\n")
+told.pictures(results.frames["ledger"])
 
 # %% [markdown]
 # ## 5. What reproduces here

@@ -201,6 +201,17 @@ def test_the_room_for_choice_is_told(eight, four, key: str) -> None:
     assert tv.room(ledger).key == key
 
 
+@pytest.mark.parametrize(
+    ("kept", "second", "key"),
+    [(0.25, (1, 2), "lost"), (0.9, (1.5, 3), "equal"), (0.9, (2.5, 3), "apart")],
+)
+def test_whether_pictures_rank_scales_is_told(kept, second, key: str) -> None:
+    rows = [("a", 1, 2, kept), ("b", *second, 0.1), ("trained, static", 8, 9, 0.1)]
+    ledger = pd.DataFrame(rows, columns=["setting", "mse_low", "mse_high", "garment"])
+    found = tv.pictures(ledger.assign(weights=4, activations=8, pictures=32))
+    assert found.key == key and f"at most {100 * kept:.0f} % of 32 pictures" in found.words
+
+
 def losses(tdq: float, spread: float = 0.001) -> pd.DataFrame:
     rows = [
         (name, i, value + spread * (i % 2 if name.endswith("network") else 0))
