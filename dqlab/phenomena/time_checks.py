@@ -296,9 +296,7 @@ def see_saw(found: Sequence[Result]) -> Verdict:
     if wide.low > 0 > narrow.high:
         return Verdict("holds", f"{told}: what leaves the activations enters the weights.")
     if wide.low > 0 >= narrow.low:
-        return Verdict(
-            "weaker", f"{told}: 4-bit weights take the gain back, on average of layers."
-        )
+        return Verdict("weaker", f"{told}: there, no gain is certain any more.")
     return Verdict("opposite", f"{told}: weights do not pay for it here.")
 
 
