@@ -15,6 +15,7 @@ import pandas as pd
 
 from dqlab.errors import UnknownNameError
 from dqlab.metrics.results import Result, read
+from dqlab.models.loading import find_folder, weights_hash
 from dqlab.paths import data_dir
 from dqlab.phenomena.ledger import OUTCOMES, Claim
 from dqlab.phenomena.verdicts import Verdict
@@ -308,6 +309,24 @@ def tally(claims: Mapping[str, Claim]) -> str:
     """How many claims came to what."""
     counted = Counter(claim.outcome for claim in claims.values())
     return ", ".join(f"{counted[outcome]} × {outcome}" for outcome in OUTCOMES)
+
+
+def stale(found: Sequence[Result], now: Mapping[str, str] | None = None) -> str:
+    """Which models' lines are of weights that no longer ship, in a sentence; empty if none are.
+
+    Args:
+        found: the lines; the latest of a kind counts.
+        now: hashes of the models' weights as they are; those of the folders by default.
+
+    """
+    names = {r.model for r in found}
+    now = {n: weights_hash(find_folder(n)) for n in names} if now is None else now
+    latest = {(r.model, r.recipe, r.weights, r.activations, r.metric, r.against): r for r in found}
+    old = Counter(r.model for r in latest.values() if r.hashes["model"] != now[r.model])
+    if not old:
+        return ""
+    parts = ", ".join(f"{count} of {model}" for model, count in sorted(old.items()))
+    return f"Measured before the model was trained on, and due to be measured again: {parts}."
 
 
 def told(found: Sequence[Result]) -> str:

@@ -38,7 +38,7 @@ dqlab.setup()
 pipe = dqlab.load("latent-unet")
 brief, _ = record(pipe, seeds.CALIBRATION[:1])
 results, lines = ph.stored.load(measured.NAME), checks.lines()
-print(results, checks.told(lines), sep="\n")
+print(results, checks.told(lines), checks.stale(lines), sep="\n")
 
 # %% [markdown]
 # ## 1. The phenomenon

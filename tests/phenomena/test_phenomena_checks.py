@@ -109,3 +109,10 @@ def test_the_see_saw_between_activations_and_weights(monkeypatch, wide, narrow, 
     monkeypatch.setattr(checks, "claim", claim)
     found = checks.see_saw([])
     assert found.key == key and f"{sum(wide) / 2:+.1f} dB" in found.words
+
+
+def test_lines_of_other_weights_are_named() -> None:
+    assert checks.stale([line()], {"m": "0"}) == ""
+    assert "again: 1 of m." in checks.stale([line()], {"m": "1"})
+    newer = replace(line(), hashes={"model": "1"})
+    assert checks.stale([line(), newer], {"m": "1"}) == ""
