@@ -218,7 +218,7 @@ class Plan:
 
     trajectories: int = 8
     held_out: int = 8
-    pictures: int = 16
+    pictures: int = 32
     kept: int = 3
     bits: tuple[tuple[int, int], ...] = ((4, 8), (4, 4))
     sampler: Sampler = field(default_factory=Sampler)
