@@ -3,7 +3,7 @@ r"""What the claims of TFMQ-DM and QVD came to, from lines that tests/benchmarks
     python tests/benchmarks/time_information.py --model NAME --parts PART \
         --out data/results/measured/time-information.jsonl
 
-takes from a minute (trajectory) to an hour (ablation, qvd) on one core; each line holds its own
+takes from a minute (ablation) to ten (qvd on video-unet) on one core; each line holds its own
 model, bits, seeds, hashes, commit and date.
 """
 
@@ -53,7 +53,7 @@ class Check:
 NEAREST, NO_TIAR = "time path, nearest and one range", "tfmq-dm nearest, scope none"
 TFMQ = {
     "freeze": Check(
-        "projections left out of their blocks keep time features better (W4, 32 states, 60 "
+        "projections left out of their blocks keep time features better (W4, 32 states, 300 "
         "updates)",
         "FID 9.36 to 7.08, LSUN-Bedrooms, W4A8", "latent-unet", (4, None),
         "time path rounded by nearest", "time_feature_gain_db", "time path rounded by blocks", 1.0,

@@ -338,7 +338,7 @@ print("Not measured, for want of time:", *checks.missing(lines), sep="\n- ")
 # min-max without a search.
 
 # %%
-runs, painted = results.frames["powers"]["seed"].nunique(), measured.Plan().pictures
+runs, painted = results.frames["powers"]["seed"].nunique(), results.frames["ledger"]["pictures"][0]
 print(f"{runs} runs behind every SQNR, {painted} pictures behind every paired error and share.")
 ledger_table(results.frames["ledger"])
 
