@@ -3,7 +3,7 @@
 The time path never sees a picture (`dqlab.methods.time_path`), so all of this takes seconds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -109,6 +109,29 @@ def turn_facts(turned: pd.DataFrame) -> tuple[float, float]:
     noisy, clean = (away.iloc[:, s].mean().mean() for s in (slice(third), slice(-third, None)))
     varied = away.max(axis=1) / away.min(axis=1).clip(lower=1e-12) >= 3
     return float(varied.mean()), float(clean / noisy)
+
+
+def trajectory_table(exact: States, others: Mapping[str, States]) -> pd.DataFrame:
+    """How far samples turn on their way, from the same seeds, in quantized networks.
+
+    Args:
+        exact: trajectories in full precision, `dqlab.trajectory.record`.
+        others: the same seeds' trajectories by the name of a setting.
+
+    Returns:
+        Columns series, step, timestep, away: 1 - cosine of x_t, mean over seeds. At the first
+        step all networks are given the same x_t, so it is left out.
+
+    """
+    asked = (exact.branch == 0) & (exact.step > 0)
+    rows = {"step": exact.step[asked].tolist(), "timestep": exact.t[asked].tolist()}
+    parts = []
+    for name, states in others.items():
+        a, b = (s.x[asked].flatten(1) for s in (exact, states))
+        frame = pd.DataFrame(rows | {"away": (1 - tfmq_dm.cosine(a, b)).tolist()})
+        parts.append(frame.groupby(["step", "timestep"], as_index=False).mean())
+        parts[-1].insert(0, "series", name)
+    return pd.concat(parts, ignore_index=True)
 
 
 def perceived_table(

@@ -2,7 +2,7 @@
 
     python -m dqlab.phenomena.dynamic_quantization
 
-writes data/results/dynamic-quantization: about three minutes on one core that it has to itself.
+writes data/results/dynamic-quantization: about six minutes on one core that it has to itself.
 """
 
 from dataclasses import dataclass, field
@@ -66,7 +66,7 @@ class Plan:
 
     calibration: int = 6
     held_out: int = 6
-    pictures: int = 8
+    pictures: int = 32
     kept: int = 3
     bits: tuple[tuple[int, int], ...] = ((4, 8), (4, 4))
     more: tuple[int, int] = (8, 4)
@@ -110,8 +110,8 @@ def measure(pipe, plan: Plan | None = None, say: stored.Say = stored.silent) -> 
 
     Returns:
         Frames powers (weights, activations, setting, step, t, seed, signal, noise), ledger
-        (setting, weights, activations and `ledger_row`'s columns), gains (`gain_table` at 4
-        bits), ablations, sites (site, of the exported table), curve (setting, update, loss),
+        (setting, weights, activations, pictures and `ledger_row`'s columns), gains (`gain_table`
+        at 4 bits), ablations, sites (site, of the exported table), curve (setting, update, loss),
         losses (setting, sample, loss), outcomes; tensors exact, made `[bits, settings, kept,
         ...]`, trained `[2, kept, ...]`, table and static `[sites, T]`.
 
@@ -147,7 +147,7 @@ def _settings(pipe, plan: Plan, calibration: States, held_out: States, exact: Te
             made = _run(q, plan)
             pictures.append(stored.to_bytes(made[: plan.kept]))
             row = ledger_row(powers[-1], exact, made, q, held_out)
-            rows.append({"setting": name, **bits, **row})
+            rows.append({"setting": name, **bits, "pictures": plan.pictures, **row})
         if pair == plan.bits[-1] and name in ("static", "network"):
             tensors[{"static": "static", "network": "table"}[name]] = exported(q)
             sites = pd.DataFrame({"site": grid_sites(q)})
@@ -197,7 +197,8 @@ def _training(pipe, plan: Plan, calibration: States, held_out: States, exact: Te
         losses.append(judge(q).assign(setting=name))
         powers.append(powers_of(q, held_out).assign(**bits, setting=name))
         made = _run(q, plan)
-        rows.append({"setting": name, **bits, **ledger_row(powers[-1], exact, made, q, held_out)})
+        row = ledger_row(powers[-1], exact, made, q, held_out)
+        rows.append({"setting": name, **bits, "pictures": plan.pictures, **row})
         pictures.append(stored.to_bytes(made[: plan.kept]))
         say(f"{name}: {losses[-1]['loss'].mean():.5f}, before {losses[0]['loss'].mean():.5f}")
     frames = {"powers": pd.concat(powers), "ledger": pd.DataFrame(rows)}

@@ -333,11 +333,12 @@ def cost_table(pipe, states: States) -> pd.DataFrame:
     Returns:
         Columns site, layer, values (numbers in the tensor: each is read once more to find the
         extremes, and the product has to wait for the last), operations (multiply-accumulates of
-        the layer; 0 for attention's operands).
+        the layer; 0 for attention's operands), rows (of a linear layer's input, each of which may
+        have a range of its own; 0 elsewhere).
 
     """
     made = quantize(pipe, "rtn", 8, 8, calibration=states[:1])
-    model, rows = family_of(made).denoiser(made), {}
+    model, seen = family_of(made).denoiser(made), {}
     macs: dict[str, int] = {}
 
     def count(path: str):
@@ -349,9 +350,14 @@ def cost_table(pipe, states: States) -> pd.DataFrame:
     handles = [m.register_forward_hook(count(n)) for n, m in model.named_modules()
                if hasattr(m, "frozen")]  # fmt: skip
     sites = [s for s in quantizers(model) if not s.endswith(".weight")]
-    with tapped(model, sites, lambda s, x: rows.__setitem__(s, x[0].numel())):
+    with tapped(model, sites, lambda s, x: seen.__setitem__(s, x[0].shape)):
         replay(model, states[:1])
     for handle in handles:
         handle.remove()
-    told = [(s, name_of(s), n, macs.get(s.removesuffix(".input"), 0)) for s, n in rows.items()]
-    return pd.DataFrame(told, columns=["site", "layer", "values", "operations"])
+    flat = {f"{n}.input" for n, m in model.named_modules() if n in macs and m.weight.ndim == 2}
+    told = [
+        (s, name_of(s), shape.numel(), macs.get(s.removesuffix(".input"), 0),
+         shape[:-1].numel() if s in flat else 0)
+        for s, shape in seen.items()
+    ]  # fmt: skip
+    return pd.DataFrame(told, columns=["site", "layer", "values", "operations", "rows"])

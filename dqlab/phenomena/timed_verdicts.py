@@ -217,6 +217,21 @@ def room(ledger: pd.DataFrame) -> Verdict:
     return Verdict("never", f"{told}: the choice hardly matters here.")
 
 
+def pictures(ledger: pd.DataFrame) -> Verdict:
+    """Whether paired pictures can rank ways of choosing scales, from a ledger with `pictures`."""
+    kept, bits = float(ledger["garment"].max()), int(ledger["weights"].max())
+    told = f"Whatever chooses the scales, at most {100 * kept:.0f} % of {ledger['pictures'].min()}"
+    told += " pictures keep their garment"
+    if kept < 0.5:
+        return Verdict("lost", f"{told}: weights rounded to {bits} bits already paint another "
+                       "picture, so paired errors rank nothing here and SQNR has to.")  # fmt: skip
+    fitted = ledger[~ledger["setting"].str.startswith("trained")]
+    groups = fitted.groupby(["weights", "activations"])
+    if bool((groups["mse_low"].max() <= groups["mse_high"].min()).all()):
+        return Verdict("equal", f"{told}; intervals of untrained paired errors overlap.")
+    return Verdict("apart", f"{told}; paired errors tell some settings apart.")
+
+
 def outcomes(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """What came of every claim and of the question, from the other frames.
 

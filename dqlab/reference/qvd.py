@@ -14,7 +14,7 @@ from torch import Tensor
 from dqlab.errors import InvalidInputError
 
 FLOOR = 1e-4
-"""Of scales and of standard deviations."""
+"""Of SCRI's scales."""
 
 
 def skewness(u: Tensor) -> Tensor:

@@ -273,18 +273,22 @@ def ledger_table(ledger: pd.DataFrame) -> Page:
 def cost_rows(work: pd.DataFrame, ledger: pd.DataFrame, exported: Tensor) -> Page:
     """Accuracy beside what a scheme adds to every call, counted.
 
+    A range per row of a linear layer can be found while the row is made, so only other tensors
+    are read once more for it.
+
     Args:
         work: `timed_ranges.cost_table`.
         ledger: rows setting, weights, activations, db.
         exported: TDQ's table `[sites, T]`.
 
     """
-    values, reductions = int(work["values"].sum()), len(work) * exported.shape[1]
+    steps, whole = exported.shape[1], work["rows"] == 0
+    by_tensor = f"{work['values'].sum()}", f"{len(work) * steps}", "0"
+    by_row = f"{work['values'][whole].sum()}", f"{(whole + work['rows']).sum() * steps}", "0"
     one, many = f"{len(work)}", f"{len(work) - len(exported) + exported.numel()}"
     extra = {
         "min-max": ("0", "0", one), "static": ("0", "0", one), "table": ("0", "0", many),
-        "network": ("0", "0", many), "run time": (f"{values}", f"{reductions}", "0"),
-        "run time, token": (f"{values}", f"{reductions}", "0"),
+        "network": ("0", "0", many), "run time": by_tensor, "run time, token": by_row,
     }  # fmt: skip
     db = {(r["setting"], pair(r)): r["db"] for r in ledger.to_dict("records")}
     pairs = list(dict.fromkeys(p for _, p in db))

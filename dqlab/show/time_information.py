@@ -85,13 +85,49 @@ def clock_explorer(tables: Mapping[tuple[int, str], pd.DataFrame]) -> Explorer:
     )
 
 
+MEAN, MOST = "mean of all blocks", "the block that turns most"
+
+
 def turn_map(frame: pd.DataFrame, words: str) -> Picture:
-    """How far each block's feature turns at every step, from `cosine_table`."""
+    """How far features turn at every step, from `cosine_table`: the mean block and the worst."""
+    worst = frame.loc[frame["away"].idxmax(), "layer"]
     mean = frame.groupby(["step", "timestep"], as_index=False)["away"].mean()
+    both = {MEAN: mean, MOST: frame[frame["layer"] == worst]}
     return charts.lines(
-        mean.assign(series="mean of all blocks"), words, x="step", y="away", steps=True, log=True,
-        axes=("", "1 - cosine, mean of blocks"), roles={"mean of all blocks": "rtn"},
+        pd.concat([part.assign(series=name) for name, part in both.items()]), words,
+        x="step", y="away", steps=True, log=True, axes=("", "1 - cosine of features"),
+        roles={MEAN: "rtn", MOST: "ablation_2"},
     )  # fmt: skip
+
+
+ON_THE_WAY = {"W4, nearest": "rtn", "W4, TIAR": "method", "W2, nearest": "ablation_1",
+              "W2A4, features kept": "ablation_2"}  # fmt: skip
+
+
+def trajectory_chart(frame: pd.DataFrame, seeds: int) -> Picture:
+    """How far samples turn with nothing but the clock rounded, from `trajectory_table`."""
+    last = frame[frame["step"] == frame["step"].max()].set_index("series")["away"]
+    told = ", ".join(f"{name} {away:.1e}" for name, away in last.items())
+    words = (
+        f"Clock alone rounded, latents of {seeds} seeds; at the last step 1 - cosine is {told}."
+    )
+    return charts.lines(
+        frame, words, x="step", y="away", steps=True, log=True, axes=("", "1 - cosine of latents"),
+        roles=ON_THE_WAY,
+    )  # fmt: skip
+
+
+def ablation_table(frame: pd.DataFrame) -> Page:
+    """TFMQ-DM's two parts on and off, from `time_checks.ablation`."""
+    names = {"nearest": "nearest", "tiar": "TIAR"}
+    scopes = {"none": "one range", "tib": "by step on the path", "all": "by step everywhere"}
+    rows = [
+        (names[row["temporal"]], scopes[row["scope"]], f"{row['db']:.1f} dB",
+         f"{row['gain']:+.2f} dB [{row['low']:+.2f}, {row['high']:+.2f}]")
+        for row in frame.to_dict("records")
+    ]  # fmt: skip
+    heads = ("time path rounded", "ranges", "eps SQNR", "gain over the first row")
+    return table("TFMQ-DM's parts in the whole network at W4A8.", heads, rows)
 
 
 def ranges_chart(frame: pd.DataFrame, layer: str) -> Picture:

@@ -62,8 +62,9 @@ explore.ridges_of(seen, site, "min-max")
 
 # %% [markdown]
 # The *decider* of this topic is the drift of a site: $R = \max_t A(t) / \min_t A(t)$, with
-# $A(t)$ the largest absolute value at a step. Next to it, $r$ is the correlation of $A$ with $t$.
-# The last two columns say how much $A$ varies between steps, and between samples at one step.
+# $A(t)$ the largest absolute value at a step. Next to it, $r$ is the correlation with $t$ of that
+# value's mean over samples. The last two columns are its variance between steps, and between the
+# samples of one step.
 
 # %%
 print(drift.drop(columns=["site", "branch"]).head(8).round(2).to_string(index=False))
@@ -89,7 +90,9 @@ draw.drift_points({"pixel-unet": drift, "latent-unet": other})
 # %% [markdown] tags=["quoted"]
 # TDQ reports that 62.1 % of the layers of its pixel model have $|r| > 0.5$ and 38.8 % have
 # $|r| > 0.7$. About 30 % hardly depend on time: their range follows the picture. Latent models
-# show less. (Quoted as a public summary of the paper tells them, like all of its figures here.)
+# show less. (Quoted as a public summary of the paper tells them, like all of its figures here:
+# its text was not at hand. Which statistic of a layer its $r$ is about is not told there; ours is
+# the largest absolute value. $R$ is ours, too.)
 
 # %% [markdown]
 # ### What one scale costs
@@ -166,8 +169,10 @@ show.source(paper.step_size)
 # ### One site's network
 #
 # Post-training, the weights stay and each site's network is fitted alone: first towards the
-# logarithm of each step's best scale, then on the error itself. Here it is for our site,
-# asked about steps of the sampler and about timesteps in between, which no fit has seen.
+# logarithm of each step's best scale, then on the error itself. **How the paper fits networks
+# post-training was not at hand, and the released code only trains: this fit is dqlab's.** Here it
+# is for our site, asked about steps of the sampler and about timesteps in between, which no fit
+# has seen.
 
 # %% tags=["method-tdq"]
 one = seen.of([site])
@@ -252,7 +257,8 @@ shaped
 # A short run of each is stored, with the same seed and the same batches in the same order.
 
 # %%
-trained = told.trained_verdict(results.frames["losses"])
+trained, plan = told.trained_verdict(results.frames["losses"]), measured.Plan()
+print(f"{plan.training} updates of {plan.batch} rows each:")
 trained
 
 # %%
@@ -271,15 +277,16 @@ print(redo("W4A4, loss before training", was, now, tolerance=0.02))
 # ## 3. Ranges at run time
 #
 # One can also look at the tensor itself, each time, and take its extremes as the range. That is
-# called *dynamic* quantization. No data is needed, and nothing is ever clipped.
+# called *dynamic* quantization. No data is needed, and nothing is ever clipped. That cuts both
+# ways: one outlier sets the scale of all, where a fitted scale would clip it.
 #
 # ```python
 # q = dqlab.quantize(pipe, dqlab.recipe("rtn", dynamic="sample"), weights=4, activations=8)
 # ```
 #
-# But a layer must read its whole input before it can round the first value of it. For linear
-# layers a range per row, `dynamic="token"`, can be had in passing. A convolution adds up rows, so
-# its rows must share one scale.
+# But a layer must read its whole input before it can round the first value of it. A linear layer
+# may have a range per row, `dynamic="token"`, found in passing while the row is made. Each output
+# pixel of a convolution adds up several input pixels, so all of them must share one scale.
 
 # %%
 live = measured.setting(pipe, "run time", 4, 4, calibration)
@@ -310,8 +317,9 @@ clocked
 print(timing.ratios(clocked.frames["times"]).round(2).to_string(index=False))
 
 # %% [markdown]
-# Rows of a batch may stand at different steps, so the simulator looks up a scale for each row and
-# pays for that. A sampler has one step at a time: a kernel reads one number.
+# A sampler has one step at a time, so one row of the table serves the whole batch. Samples of a
+# batch may also stand at different steps; the simulator therefore looks a scale up for every
+# sample, and pays for that.
 #
 # A read hurts most where a layer computes little per value it reads. These do the least:
 
@@ -334,7 +342,9 @@ explore.picture_explorer(results)
 explore.ledger_table(results.frames["ledger"])
 
 # %%
-told.room(results.frames["ledger"])
+runs = results.frames["powers"]["seed"].nunique()
+print(f"{runs} runs stand behind every SQNR.", told.room(results.frames["ledger"]), sep="\n")
+told.pictures(results.frames["ledger"])
 
 # %% [markdown]
 # ## 5. What reproduces here
@@ -592,10 +602,10 @@ def silu_levels(m, s, bits):
 show.exercise(
     "Where a network starts",
     "Before any fit, s(t) should be s0 at every t. Write start_bias(s0): the bias z of the last "
-    "layer with log(1 + exp(z)) = s0. s0 is a float64 tensor from one millionth to 200.",
+    "layer with log(1 + exp(z)) = s0. s0 is a float64 tensor from one millionth to 1000.",
     minutes=10,
     difficulty=3,
-    hints=["Solve for z, then try it at 200.", "torch.expm1(x) is exp(x) - 1, exact near 0."],
+    hints=["Solve for z, then try it at 1000.", "torch.expm1(x) is exp(x) - 1, exact near 0."],
 )
 
 

@@ -10,20 +10,20 @@ grids       QVD's candidates for time features, by TDScore and by SQNR
 channels    SCRI layer by layer: SQNR of outputs without it, at fixed alpha, and at each
             layer's best with hindsight
 frames      of a video: how unequal frames' errors are, time features or the rest quantized
-videos      of a video: frames, their differences, and features of generated clips
+videos      of a video: frames, their differences, and features of generated clips; eps-SQNR
 qvd         min-max, HTDQ, SCRI, both, and TFMQ-DM's ranges by step: eps-SQNR
 """
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from dqlab import describe, seeds
-from dqlab.fit.profiles import ROUNDING
 from dqlab.methods import load, quantize, recipe
+from dqlab.methods.unet_time_information import qvd as qvd_method
 from dqlab.metrics import (
     bootstrap_gain_db,
     bootstrap_mean_sqnr_db,
@@ -41,8 +41,19 @@ from dqlab.trajectory import record, replay
 CALIBRATED = 4
 """Calibration trajectories, the same for every arm."""
 HELD = 4
-FREEZE = {"iterations": 60, "batch": 16, "rounding_lr": 0.05}
-"""A fifth of the usual updates at a higher rate."""
+
+
+def once(search: Callable) -> Callable:
+    """QVD's search for alpha, not run again for arms that share layers, formats and states."""
+    found: dict[tuple, dict] = {}
+
+    def again(denoiser, layers, sets, ranges, formats):
+        key = tuple((path, *map(str, formats(path))) for path in layers)
+        if key not in found:
+            found[key] = search(denoiser, layers, sets, ranges, formats)
+        return found[key]
+
+    return again
 
 
 def ratio_db(before: torch.Tensor, after: torch.Tensor) -> tuple[float, tuple[float, float]]:
@@ -183,20 +194,25 @@ class Bench:
 
     def compare(self, arms, bits, policy="common") -> Iterator[list[Result]]:
         """eps-SQNR of every arm, and its gain over the first."""
-        states, first = self.recorded()[0], None
+        first = None
         for name, chosen in arms.items():
             if first is not None and self.arms and name not in self.arms:
                 continue
             q = self.quantized(chosen, bits, policy=policy)
-            powers = error_powers(states, self.family.denoiser(q))
-            mean, interval = mean_sqnr_db(powers), bootstrap_mean_sqnr_db(powers)
-            rows = [self.result(q, name, "eps_sqnr_db", "dB", mean, interval)]
-            if first is not None:
-                gain = mean - mean_sqnr_db(first[1])
-                ends = bootstrap_gain_db(powers, first[1])
-                rows.append(self.result(q, name, "eps_sqnr_gain_db", "dB", gain, ends, first[0]))
+            rows, powers = self.of_eps(q, name, first)
             first = first or (name, powers)
             yield rows
+
+    def of_eps(self, q, name: str, first) -> tuple[list[Result], pd.DataFrame]:
+        """eps-SQNR, its gain over a first arm (name, powers) if there is one; and the powers."""
+        powers = error_powers(self.recorded()[0], self.family.denoiser(q))
+        mean, interval = mean_sqnr_db(powers), bootstrap_mean_sqnr_db(powers)
+        rows = [self.result(q, name, "eps_sqnr_db", "dB", mean, interval)]
+        if first is not None:
+            gain = mean - mean_sqnr_db(first[1])
+            ends = bootstrap_gain_db(powers, first[1])
+            rows.append(self.result(q, name, "eps_sqnr_gain_db", "dB", gain, ends, first[0]))
+        return rows, powers
 
     def ablation(self) -> Iterator[list[Result]]:
         """Six arms, all other weights rounded to nearest."""
@@ -216,7 +232,6 @@ class Bench:
         Left out of the blocks, projections stay as they were rounded, so that nothing has to be
         reconstructed for that arm.
         """
-        ROUNDING["teach"] = replace(ROUNDING["teach"], **FREEZE)
         rows = torch.linspace(0, len(self.calibration) - 1, 32).long()
         own, first = clock.clock(self.pipe, self.calibration), None
         for arm, reconstruct in (("blocks", True), ("nearest", False)):
@@ -286,11 +301,15 @@ class Bench:
             yield [self.result(q, name, "frame_error_variation", "", float(varied.mean()), ends)]
 
     def videos(self) -> Iterator[list[Result]]:
-        """Clips from the same seeds, held against full precision's, pair by pair."""
+        """Clips from the same seeds, held against full precision's, pair by pair; and eps."""
         exact, net, first = self.recorded()[1], load_video_features(), None
         for bits in self.bits:
+            plain = None
             for name in ("rtn", "qvd"):
                 q = self.quantized(name, bits)
+                rows, powers = self.of_eps(q, name, plain)
+                yield rows
+                plain = plain or (name, powers)
                 made = record(q, self.held, self.sampler)[1]
                 errors = video_errors(exact, made, net)
                 for metric, error in errors.items():
@@ -338,6 +357,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="append JSON lines to this file")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    qvd_method.best_alphas = once(qvd_method.best_alphas)
     pairs = [tuple(int(b) for b in pair.split(":")) for pair in given.bits]
     bench = Bench(given.model, given.held_out, pairs, given.arms, given.every)
     for part in given.parts:

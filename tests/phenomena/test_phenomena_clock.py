@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from dqlab.methods.unet_time_information import qvd
 from dqlab.phenomena import clock
 from dqlab.phenomena import time_information as measured
 from dqlab.phenomena.ledger import OUTCOMES
@@ -98,6 +99,18 @@ def test_what_clipping_alone_costs(pipe, states) -> None:
     assert (wide["channel"] <= wide["tensor"] + 1).all() and (wide["channel"] < 60).any()
 
 
+def test_samples_that_turn_are_found_step_by_step(states) -> None:
+    """One sample's sign is flipped at the last step: 1 - cos is 2 there, 1 in the mean of two."""
+    x = states.x.clone()
+    last = (states.step == states.step.max()) & (states.branch == 0) & (states.seed == 1)
+    x[last] = -x[last]
+    found = clock.trajectory_table(states, {"same": states, "flipped": replace(states, x=x)})
+    assert set(found["step"]) == set(range(1, 20))
+    by = found.pivot(index="step", columns="series", values="away")
+    assert by["same"].abs().max() < 1e-12 and by["flipped"].iloc[:-1].abs().max() < 1e-12
+    assert by["flipped"].iloc[-1] == pytest.approx(1.0)
+
+
 def perceived(wrong: int, blocks: int = 3, steps: int = 20) -> pd.DataFrame:
     t = [float(i) for i in range(steps)]
     shown = [v + (i < wrong) * 0.5 for i, v in enumerate(t)]
@@ -186,9 +199,14 @@ def test_made_up_features_favour_log_grids(full, pipe, states) -> None:
     table = clock.grid_table(u, (4, 6))
     assert table.set_index("grid").loc["log2-4-signed", "codes"] == pytest.approx(2 / 15)
     equal = pd.DataFrame({"layer": ["a"], "kappa": [1.0]})
-    found = measured.grid_claims(table, table, equal)
+    found = measured.grid_claims(u, table, table, equal)
     assert found["made up"].outcome == found["equal"].outcome == OUTCOMES[0]
-    assert found["choice"].outcome == OUTCOMES[0]
+    assert found["choice"].outcome == OUTCOMES[0] and found["choice"].measured > 0.1
+    with pytest.MonkeyPatch.context() as patch:
+        worst = lambda u, grids: (min(grids, key=lambda g: qvd.grid_score(u, g)), {})  # noqa: E731
+        patch.setattr(measured, "best_grid", worst)
+        again = measured.grid_claims(u, table, table, equal)
+    assert again["choice"].outcome == OUTCOMES[2] or again["choice"].measured == 0
 
 
 def test_rounding_to_8_bits_hardly_turns_a_feature(full) -> None:

@@ -115,6 +115,10 @@ def test_the_cost_of_run_time_ranges_counts_every_value(pipe, run) -> None:
     assert table["values"]["conv_in.input"] == 3 * 8 * 8
     assert table["operations"]["conv_in.input"] == 8 * 8 * 8 * 27
     assert table["operations"]["mid_block.attentions.0.q"] == 0
+    assert table["rows"]["conv_in.input"] == table["rows"]["mid_block.attentions.0.q"] == 0
+    assert table["rows"]["time_embedding.linear_1.input"] == 1
+    pixels = table["values"]["mid_block.attentions.0.to_q.input"] / 16
+    assert table["rows"]["mid_block.attentions.0.to_q.input"] == pixels
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +199,17 @@ def test_the_room_for_choice_is_told(eight, four, key: str) -> None:
             ("b", 4, 4, four[1]), ("trained, static", 4, 4, 30)]  # fmt: skip
     ledger = pd.DataFrame(rows, columns=["setting", "weights", "activations", "db"])
     assert tv.room(ledger).key == key
+
+
+@pytest.mark.parametrize(
+    ("kept", "second", "key"),
+    [(0.25, (1, 2), "lost"), (0.9, (1.5, 3), "equal"), (0.9, (2.5, 3), "apart")],
+)
+def test_whether_pictures_rank_scales_is_told(kept, second, key: str) -> None:
+    rows = [("a", 1, 2, kept), ("b", *second, 0.1), ("trained, static", 8, 9, 0.1)]
+    ledger = pd.DataFrame(rows, columns=["setting", "mse_low", "mse_high", "garment"])
+    found = tv.pictures(ledger.assign(weights=4, activations=8, pictures=32))
+    assert found.key == key and f"at most {100 * kept:.0f} % of 32 pictures" in found.words
 
 
 def losses(tdq: float, spread: float = 0.001) -> pd.DataFrame:

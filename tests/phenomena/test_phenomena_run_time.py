@@ -1,4 +1,4 @@
-"""The cost of ranges at run time: three quantizers of one range, and claims with branches."""
+"""The cost of ranges at run time: four quantizers of one range, and claims with branches."""
 
 import pandas as pd
 import pytest
@@ -8,16 +8,17 @@ from dqlab.phenomena import run_time_ranges as measured
 from dqlab.phenomena import stored
 
 
-def test_all_three_round_alike(pipe, sampler) -> None:
-    """The widest row's extremes are the tensor's, so one row has the same range in all three."""
+def test_all_round_alike(pipe, sampler) -> None:
+    """The widest row's extremes are the tensor's, so one row has the same range in all of them."""
     x = measured.widest(pipe, measured.Plan(rows=4, sampler=sampler))
     assert x.shape[0] == 4 and x.shape[2:] == (8, 8)
-    static, table, found = (measured.rounder(kind, x[:1])(x[:1]) for kind in measured.KINDS)
-    assert torch.equal(static, table)
+    rounded = [measured.rounder(kind, x[:1])(x[:1]) for kind in measured.KINDS]
+    static, table, by_sample, found = rounded
+    assert torch.equal(static, table) and torch.equal(static, by_sample)
     torch.testing.assert_close(static, found)
 
 
-def test_every_round_asks_all_three(pipe, sampler) -> None:
+def test_every_round_asks_all(pipe, sampler) -> None:
     frames, tensors = measured.measure(pipe, measured.Plan(rows=3, rounds=2, sampler=sampler))
     assert tensors == {}
     assert frames["times"]["kind"].tolist() == [*measured.KINDS] * 2
@@ -26,7 +27,7 @@ def test_every_round_asks_all_three(pipe, sampler) -> None:
 
 
 def times(table: float, run_time: float) -> pd.DataFrame:
-    each = {"static": 1.0, "table": table, "run time": run_time}
+    each = {"static": 1.0, "table": table, "table, by sample": 9.0, "run time": run_time}
     rows = [(i, kind, 8, (1 + i) * value) for i in range(3) for kind, value in each.items()]
     return pd.DataFrame(rows, columns=["round", "kind", "values", "milliseconds"])
 
@@ -40,7 +41,7 @@ def times(table: float, run_time: float) -> pd.DataFrame:
     ],
 )
 def test_claims_have_branches(table: float, run_time: float, told: list[str]) -> None:
-    """A slow round slows all three, so it does not count."""
+    """A slow round slows all, so it does not count."""
     found = measured.claims(times(table, run_time))
     assert [claim.outcome for claim in found.values()] == told
     assert found["slower"].measured == found["slower"].low == pytest.approx(run_time)

@@ -135,10 +135,13 @@ def test_curves_compare_tdq_with_min_max() -> None:
 
 def test_tables_say_in_words_what_they_show() -> None:
     found = results()
-    work = pd.DataFrame({"site": list("abcde"), "values": [10, 20, 30, 40, 50]})
+    work = pd.DataFrame(
+        {"site": list("abcde"), "values": [10, 20, 30, 40, 50], "rows": [0, 4, 0, 0, 0]}
+    )
     told = explore.cost_rows(work, found.frames["ledger"], found.tensors["table"]).words
     assert "TDQ | 25.0 | 32.0 | 0 | 0 | 14" in told
     assert "at run time, per picture | 26.0 | 33.0 | 150 | 20 | 0" in told
+    assert "at run time, per token | 27.0 | 34.0 | 130 | 32 | 0" in told
     assert "W4A8 | TDQ | 25.0" in explore.ledger_table(found.frames["ledger"]).words
     claim = Claim("it helps", "FID 4", 0.1, -0.2, 0.4, "dB", 1.0)
     assert "does not reproduce here" in explore.claims_table({"a": claim}).words

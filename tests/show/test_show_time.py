@@ -95,6 +95,32 @@ def test_tables_say_in_words_what_they_show() -> None:
     assert "does not reproduce here" in explore.claims_table("Claims.", {"a": claim}).words
 
 
+def test_the_map_of_turns_shows_the_block_it_names() -> None:
+    frame = pd.DataFrame(
+        [(name, k, 999.0 - 50 * k, 1e-3 * (1 + b + k)) for b, name in enumerate(BLOCKS)
+         for k in range(3)], columns=["layer", "step", "timestep", "away"],
+    )  # fmt: skip
+    lines = explore.turn_map(frame, "words").plotly["data"]
+    named = {line["name"]: list(line["y"]) for line in lines if line.get("name")}
+    assert named[explore.MOST][-1] == pytest.approx(4e-3)
+    assert named[explore.MEAN][-1] == pytest.approx(3.5e-3)
+
+
+def test_trajectories_say_where_they_end() -> None:
+    rows = [(name, k, 999.0 - 50 * k, 10.0 ** -(i + 3) * k) for k in (1, 2)
+            for i, name in enumerate(explore.ON_THE_WAY)]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["series", "step", "timestep", "away"])
+    words = explore.trajectory_chart(frame, 2).sentence
+    assert "2 seeds" in words and "W4, nearest 2.0e-03, W4, TIAR 2.0e-04" in words
+
+
+def test_the_ablation_names_both_parts() -> None:
+    frame = pd.DataFrame([("tiar", "all", 22.5, 0.25, -0.1, 0.6)],
+                         columns=["temporal", "scope", "db", "gain", "low", "high"])  # fmt: skip
+    words = explore.ablation_table(frame).words
+    assert "TIAR | by step everywhere | 22.5 dB | +0.25 dB [-0.10, +0.60]" in words
+
+
 def test_clips_say_how_much_they_move() -> None:
     videos = torch.zeros(2, 8, 3, 8, 8)
     videos[:, -1] = 0.5

@@ -11,18 +11,19 @@ sampler's steps are a table, and inference is as cheap as static quantization.
     x_hat = s round(clip(x / s, -Q, Q)),  Q = 2^(b-1) - 1
     x_hat = s round(clip((x - m) / s, 0, 2^b - 1)) + m   behind SiLU, whose minimum is m
 
-The post-training form, whose procedure the authors have not published, is: with the weights as
-they are, every network minimises, over the steps of full-precision trajectories,
+The paper's text was not at hand: the equations follow its abstract, a summary, and a public copy
+of the authors' training code. Its post-training form is dqlab's reconstruction: with the weights
+as they are, every network minimises, over the steps of full-precision trajectories,
 
     E_t [ mean (x - x_hat(s(t)))^2 / mean x^2 ]
 
 with LSQ's gradient to s, after a warm start at each step's best static s. Weights are rounded as
-usual. The softmax output keeps one static range: it is bounded and the paper leaves it alone.
+usual. The softmax output keeps one static range: it is bounded and the code leaves it alone.
 
 The training form, the paper's main one, is `form="training"`: weights, their step sizes and the
-networks learn together on the diffusion loss (`dqlab.methods.step_training`). It needs clean
-samples: those a shipped model was trained on, or `quantize(..., data=)`. Weights have a step per
-output channel, as everywhere in this project; the paper has one per tensor.
+networks learn together on the diffusion loss (`dqlab.methods.step_training`), on what a shipped
+model was trained on or `quantize(..., data=)`. Weights have a step per output channel, as
+everywhere here; the code has one per tensor, and signed grids that stop at 2^(b-1) - 2.
 """
 
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ from dqlab.errors import InvalidInputError
 from dqlab.formats import Affine, Format, Range
 from dqlab.formats.base import SMALLEST_SCALE
 from dqlab.layers import quantizers
+from dqlab.methods import paper_sites
 from dqlab.methods.job import Job
 from dqlab.methods.method import Method, Paper, Phase, observe
 from dqlab.methods.step_networks import Samples, best_steps, encoding_width, fit_networks
@@ -194,6 +196,7 @@ class Tdq(Method):
         "Temporal Dynamic Quantization for Diffusion Models", "NeurIPS 2023", "2306.02316"
     )
     category = "1.3"
+    policy = staticmethod(paper_sites.tdq)
 
     def __init__(
         self,

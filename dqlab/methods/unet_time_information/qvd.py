@@ -26,8 +26,9 @@ have not seen; judged on their own, layers that read text look best fully evened
 
 Not from the port: it searches activation ranges symmetric around zero, which wastes half of the
 levels behind a SiLU; here both ends shrink together, averaged over batches. It keys frame-wise
-ranges on a first dimension of 16 or 32; here every site knows its number of frames. The shift is
-never folded into a norm: it is an explicit operation of the layer.
+ranges on a first dimension of 16 or 32; here every site knows its number of frames. Its second
+grid, `mix` (powers of two below a threshold, evenly spaced levels above), is left out. The shift
+is never folded into a norm: it is an explicit operation of the layer.
 """
 
 import warnings
@@ -40,6 +41,7 @@ from torch import Tensor, nn
 from dqlab.errors import InvalidInputError
 from dqlab.formats import Affine, Format, Log2, LogTau
 from dqlab.layers import explore
+from dqlab.methods import paper_sites
 from dqlab.methods.channels import ChannelRange, channel_ranges
 from dqlab.methods.frame_ranges import folded_sites, set_frame_ranges
 from dqlab.methods.job import Job
@@ -74,6 +76,7 @@ class Qvd(Method):
         "QVD: Post-training Quantization for Video Diffusion Models", "ACM MM 2024", "2407.11585"
     )
     category = "1.4"
+    policy = staticmethod(paper_sites.qvd)
 
     def __init__(
         self, temporal: str = "auto", alpha: float | None = None, frame_wise: bool = False
@@ -150,9 +153,8 @@ class Qvd(Method):
                 "uniform grid is likely better; temporal='auto' compares.",
                 stacklevel=2,
             )
-        scores = {grid: grid_score(u, grid) for grid in grids}
-        best = max(scores, key=scores.__getitem__)
-        job.choices["time grid"] = {g.name: scores[g][0] for g in grids} | {"chosen": best.name}
+        best, scores = best_grid(u, grids)
+        job.choices["time grid"] = scores | {"chosen": best.name}
         return best
 
     def ranges(self, job: Job, sites: Sequence[str]) -> None:
@@ -181,6 +183,13 @@ def time_grids(bits: int) -> list[Format]:
 
 def _kind(grid: Format) -> str:
     return "uniform" if isinstance(grid, Affine) else grid.kind
+
+
+def best_grid(u: Tensor, grids: Sequence[Format]) -> tuple[Format, dict[str, float]]:
+    """The grid with the largest TDScore, ties by squared error; and the scores by name."""
+    scores = {grid: grid_score(u, grid) for grid in grids}
+    best = max(scores, key=scores.__getitem__)
+    return best, {grid.name: score for grid, (score, _) in scores.items()}
 
 
 def grid_score(u: Tensor, grid: Format) -> tuple[float, float]:

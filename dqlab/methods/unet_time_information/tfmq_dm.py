@@ -14,15 +14,14 @@ min-max range for every step (FSC):
     s_t    = (max(x_t, 0) - min(x_t, 0)) / (2^b - 1)
 
 The other weights are rounded by BRECQ, other activations get moving min-max ranges (0.95, batches
-of 16). From the released code: `scope="all"`, which gives every activation of the network a range
-per step, as the published numbers have it. Not from it: it runs TIAR on every few steps only, and
-finds tables by counting steps; here all distinct timesteps take part and tables are looked up by
-timestep. It leaves the first time layer and attention products in full precision; here the
-policy decides about sites, for all methods alike.
+of 16). From the released code: `scope="all"`, a range per step for every activation, which the
+published numbers have. Not from it: it runs TIAR on every few steps only and counts steps to find
+them in tables; here all distinct timesteps take part, tables go by timestep. What it spares
+(ends, first time layer, shortcuts, downsampling, attention products) is policy="paper".
 
 The journal version (arXiv 2407.19547) also keeps the features themselves, in 8 bits, and chooses
 between the two. Its formulas were not at hand: `maintenance="cache"` and "select" follow the idea,
-with the choice per step and block by relative error (`dqlab.reference.tfmq_dm`).
+choosing per step and block by relative error.
 """
 
 from collections.abc import Sequence
@@ -38,6 +37,7 @@ from dqlab.fit.adaround import SoftRounding, harden, soften
 from dqlab.fit.profiles import ROUNDING, Settings
 from dqlab.formats import Format
 from dqlab.layers import answer_from
+from dqlab.methods import paper_sites
 from dqlab.methods.job import Job
 from dqlab.methods.method import Method, Paper, Phase, SetRanges, set_ranges
 from dqlab.methods.reconstruction import Reconstruct
@@ -174,6 +174,7 @@ class TfmqDm(Method):
         "2311.16503",
     )
     category = "1.4"
+    policy = staticmethod(paper_sites.tfmq_dm)
     adds = ("fit",)
 
     def __init__(
@@ -233,8 +234,7 @@ class TfmqDm(Method):
         """BRECQ: rounding of the weights block by block."""
         phases: list[Phase] = [SetRanges("weight"), SetRanges("activation")]
         if self.reconstruct:
-            rounding = Reconstruct("rounding", job.teacher, ROUNDING[job.profile])
-            phases.insert(1, rounding)
+            phases.insert(1, Reconstruct("rounding", job.teacher, ROUNDING[job.profile]))
         return phases
 
 
