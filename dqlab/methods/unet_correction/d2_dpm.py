@@ -17,7 +17,7 @@ PTQD regresses D on the true prediction, which is unknown while sampling; this r
 is known. What follows from the model: the deterministic e is the least-squares estimate of E,
 with error variance v_c and a variance that is v_c too small. The stochastic e has the law of E,
 and error variance 2 v_c: its SQNR lies 3.01 dB lower. With eta = 0 the sampler adds no noise, so
-that sigma' does nothing.
+that sigma' does nothing. Where the sampler clips x_0, k is the first root alone.
 
 From the released code, not in the paper: pairs with |D - mean D| > 4 std D are left out. The code
 reads the wrong channel's sigma in the channel-wise form and silently goes on at unknown timesteps;
@@ -95,7 +95,7 @@ class DeterministicCorrection(MeanCorrection):
 
     def _lowered(self, step: Step) -> Tensor:
         v_c = self.wide("v_c", step).to(step.sigma)
-        return paper.ddim_sigma(*step.alphas, step.sigma, v_c)
+        return paper.ddim_sigma(*step.alphas, step.sigma, v_c, step.clipped())
 
 
 class D2Dpm(FittedOnPairs):
@@ -146,9 +146,14 @@ class D2Dpm(FittedOnPairs):
         self.mode, self.granularity, self.variance = mode, granularity, variance
         self.sigma_in_direction, self.trim, self.samples = sigma_in_direction, trim, samples
 
+    @property
+    def lowers_noise(self) -> bool:
+        """By the conditional variance, unless that is drawn."""
+        return self.mode == "deterministic" and self.variance
+
     def unfit(self, family: Family) -> str | None:
         """Lowering the sampler's noise needs a sampler that takes it from outside."""
-        if self.mode == "deterministic" and self.variance and not family.has_eta:
+        if self.lowers_noise and not family.has_eta:
             return (
                 "its sampler takes no noise from outside. Use recipe('d2-dpm', variance=False), "
                 "or a DDIMPipeline with eta=1, which samples as DDPM."
