@@ -50,10 +50,11 @@ def measure(
         size: of the sets.
 
     Returns:
-        Frames sets (bits, name; distance: Frechet, to the full-precision set of the same seeds;
-        variance: over seeds, mean over pixels, as a multiple of full precision's; each with _low
-        and _high), made room (the same numbers of the correction less those without its variance
-        part), residual (bits, step, timestep, share of the residual in the sampler's variance).
+        Frames sets (bits, name, pictures; distance: Frechet, to the full-precision set of the
+        same seeds; variance: over seeds, mean over pixels, as a multiple of full precision's; each
+        with _low and _high), made room (the same numbers of the correction less those without its
+        variance part), residual (bits, step, timestep, share: of the residual in the sampler's
+        variance).
 
     """
     plan, size, found = plan or Plan(), size or Size(), Found(say)
@@ -68,7 +69,8 @@ def measure(
     found.add("residual", *variance_shares(b, pipe).assign(bits=b.name).to_dict("records"))
     sets = {name: _numbers(exact, images) for name, images in made.items()}
     for name, numbers in sets.items():
-        found.add("sets", {"bits": b.name, "name": name} | _row(numbers))
+        named = {"bits": b.name, "name": name, "pictures": len(exact)}
+        found.add("sets", named | _row(numbers))
     for name, without in PAIRS.items():
         gap = {key: sets[name][key] - sets[without][key] for key in sets[name]}
         found.add("made room", {"bits": b.name, "name": name} | _row(gap))

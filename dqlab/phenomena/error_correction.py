@@ -34,6 +34,7 @@ from dqlab.phenomena.correction_bench import (
     chain_errors,
     corrected_by,
     estimating,
+    rescheduled,
     runs,
 )
 from dqlab.phenomena.correction_claims import ETA_0, ETA_1, MULTISTEP, outcomes
@@ -357,17 +358,7 @@ def variance_shares(b: Bench, pipe) -> pd.DataFrame:
 def _multistep(pipe, plan: Plan, found: Found) -> None:
     """A second-order solver that remembers its last prediction."""
     sampler = replace(plan.sampler, num_inference_steps=plan.multistep)
-    _behind_all(runs(multistep(pipe), plan, MULTISTEP, sampler), LINEAR, found)
-
-
-def multistep(pipe, scheduler: str = "DPMSolverMultistepScheduler"):
-    """A copy of `pipe` with another of diffusers' schedulers, made from its own settings."""
-    import diffusers
-
-    other = copy.copy(pipe)
-    made = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
-    other.register_modules(scheduler=made)
-    return other
+    _behind_all(runs(rescheduled(pipe), plan, MULTISTEP, sampler), LINEAR, found)
 
 
 def _behind_all(r: Runs, names: tuple[str, ...], found: Found) -> Bench:

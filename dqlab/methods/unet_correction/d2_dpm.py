@@ -104,8 +104,9 @@ class D2Dpm(FittedOnPairs):
     Args:
         mode: "deterministic" or "stochastic".
         granularity: "tensor" as in the paper's text; "channel" as the released code runs.
-        variance: let the sampler's noise absorb the conditional variance (deterministic mode
-            with a DDIM sampler; False for ancestral and multistep samplers).
+        variance: let a DDIM sampler's noise absorb the conditional variance (deterministic mode).
+            Samplers that draw no noise have none to lower; those that draw it in another way are
+            refused.
         sigma_in_direction: "updated" as in the paper; "original" keeps the sampler's sigma in
             the direction term, where the variances then add up.
         trim: leave out errors beyond so many standard deviations; None keeps all.
@@ -194,10 +195,10 @@ class D2Dpm(FittedOnPairs):
         rows = [x.transpose(0, 1).flatten(1) for x in (Eq, D)]
         if self.granularity == "tensor":
             rows = [x.flatten() for x in rows]
-        elif rows[0].shape[1] < FEWEST:
+        elif rows[0].shape[1] < FEWEST and index == 0:  # all steps have as many
             warnings.warn(
-                f"d2-dpm fits each channel to {rows[0].shape[1]} elements at step {index}, fewer "
-                f"than {FEWEST}: a noisy estimate. Use more samples or granularity='tensor'.",
+                f"d2-dpm fits each channel to {rows[0].shape[1]} elements a step, fewer than "
+                f"{FEWEST}: a noisy estimate. Use more samples or granularity='tensor'.",
                 stacklevel=3,
             )
         keep = None if self.trim is None else paper.kept(rows[1], self.trim)

@@ -108,7 +108,8 @@ class Ptqd(FittedOnPairs):
     """Acts while sampling; put it behind any method that quantizes the network.
 
     Args:
-        vsc: calibrate the variance schedule (needs a sampler with eta).
+        vsc: calibrate the variance schedule of a DDIM sampler. Samplers that draw no noise have
+            none to lower; those that draw it in another way are refused.
         sigma_in_direction: "original", where the noise adds up exactly, or "updated", which puts
             the reduced sigma into the direction term too, as the released sampler does.
         signed: keep negative slopes, which the paper sets to zero.
