@@ -9,6 +9,7 @@ from torch import Tensor
 from dqlab.metrics.intervals import DRAWS
 from dqlab.phenomena.budget import bias_gain_db
 from dqlab.phenomena.ledger import Claim, claims_frame
+from dqlab.phenomena.slopes import WITHIN
 from dqlab.phenomena.verdicts import Verdict
 
 ETA_0, ETA_1, MULTISTEP = "DDIM, eta 0", "DDIM, eta 1", "DPM-Solver++"
@@ -115,6 +116,24 @@ def answers_or_pictures(frames: Frames, name: str = "d2-dpm", bits: str = LOWEST
     if low > 0 and change[1] > 0:
         return Verdict("same", f"{told}: better answers, closer pictures.")
     return Verdict("unclear", f"{told}: the pictures do not tell.")
+
+
+def few_pictures(slopes: pd.DataFrame, bits: str = FIRST) -> Verdict:
+    """Whether slopes of fitted and of held-out runs differ by more than their pictures explain."""
+    mine = slopes[(slopes["bits"] == bits) & (slopes["centre"] == WITHIN)]
+    fitted, held = (mine[mine["runs"] == name].iloc[0] for name in ("fitted", "held out"))
+    told = [
+        f"{100 * row['k']:.2f} % [{100 * row['low']:.2f}, {100 * row['high']:.2f}]"
+        for row in (fitted, held)
+    ]
+    words = (
+        f"At {bits} {fitted['count']} fitted runs have a slope of {told[0]}, {held['count']} "
+        f"held-out ones {told[1]}; a single run's scatters by {100 * fitted['spread']:.2f} %"
+    )
+    apart = max(fitted["low"], held["low"]) > min(fitted["high"], held["high"])
+    if apart:
+        return Verdict("different", f"{words}: more than so few pictures explain.")
+    return Verdict("few", f"{words}: so few pictures leave it open.")
 
 
 def middle_drift(drift: pd.DataFrame, name: str) -> float:

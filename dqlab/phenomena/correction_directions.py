@@ -27,6 +27,8 @@ STEPS_SHARE = 90.0
 """Per cent of the steps at which a direction should hold; at half of them it is chance."""
 OFTEN = {5: "every 5th step", 2: "every 2nd step", 1: "at every step"}
 """QNCD's intervals beside the paper's 10."""
+NORMAL = 0.5
+"""Excess kurtosis up to which a residual passes for normal."""
 STRETCHED = 3.0
 """A block whose largest factor is so many times the median one is worth smoothing."""
 
@@ -109,6 +111,13 @@ def _ptqd(frames: Frames) -> dict[str, Claim]:
             "PTQD: SNR^Q falls from the first to the last step (W4A4, by a factor)",
             float(ratio.iloc[0] / ratio.iloc[-1]), "×", 3.0, 1.0,
         ),
+        **{
+            f"ptqd normal {bits}": _share(
+                f"PTQD: its residual is nearly normal (excess kurtosis within {NORMAL:g}, {bits})",
+                float(100 * (part["kurtosis_residual"].abs() <= NORMAL).mean()),
+            )
+            for bits, part in frames["shapes"].groupby("bits", sort=False)
+        },
         "ptqd guidance": Claim(
             "PTQD: tables of guidance 4 serve guidance 2 worse, by", "",
             *of_row(frames["misplaced"], "gain", method="ptqd", option="guidance 4"), "dB", 0.1,

@@ -315,7 +315,7 @@ def stable_diffusion_with(scheduler: str, **config):
 
 RANDOM = [
     ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, "(sde-dpmsolver++)"),
-    ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver"}, "(sde-dpmsolver)"),
+    ("EulerAncestralDiscreteScheduler", {}, "A step of EulerAncestralDiscreteScheduler adds"),
     ("DDPMScheduler", {}, "A step of DDPMScheduler adds noise"),
 ]
 

@@ -302,6 +302,16 @@ def test_a_normal_error_has_no_skew_and_no_kurtosis() -> None:
     assert heavy["kurtosis_residual"] > 5
 
 
+@pytest.mark.parametrize(("held", "key"), [(0.004, "few"), (0.001, "different")])
+def test_slopes_differ_if_their_intervals_do(held: float, key: str) -> None:
+    rows = [("fitted", 64, 0.007, 0.005, 0.009), ("held out", 32, held, held - 1e-3, held + 2e-3)]
+    table = pd.DataFrame(rows, columns=["runs", "count", "k", "low", "high"])
+    verdict = cc.few_pictures(
+        table.assign(bits=cc.FIRST, centre=slopes.WITHIN, spread=[0.006, 0.005])
+    )
+    assert verdict.key == key and "0.70 % [0.50, 0.90]" in verdict.words
+
+
 @pytest.fixture(scope="module")
 def painted():
     plan = Plan(2, 8, 2, 1, 3, 2, bits=((4, 4),), sampler=SAMPLER)

@@ -114,7 +114,8 @@ class Ptqd(FittedOnPairs):
             the reduced sigma into the direction term too, as the released sampler does.
         signed: keep negative slopes, which the paper sets to zero.
         samples: trajectories behind the statistics; default 64 ("teach") or 512
-            ("paper"; the paper itself has 1,024).
+            ("paper"; the paper itself has 1,024). They make a slope sure, not the elements:
+            those of one picture share its slope.
         fewest: choose between so many activation bits and those asked for at every step, by the
             signal-to-noise rule; this adds to what another method placed.
 
