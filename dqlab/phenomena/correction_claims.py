@@ -15,6 +15,10 @@ from dqlab.phenomena.verdicts import Verdict
 ETA_0, ETA_1, MULTISTEP = "DDIM, eta 0", "DDIM, eta 1", "DPM-Solver++"
 FIRST, LOWEST = "W4A8", "W4A4"
 TINY = 1e-12
+TILTED = 0.3
+"""Correlation from which a tenth of the error's variance follows the prediction."""
+NORMAL = 0.5
+"""Excess kurtosis up to which a residual passes for normal."""
 LITTLE_DB = 0.1
 """A part whose removal gains less than this repairs nothing worth naming."""
 
@@ -134,6 +138,18 @@ def few_pictures(slopes: pd.DataFrame, bits: str = FIRST) -> Verdict:
     if apart:
         return Verdict("different", f"{words}: more than so few pictures explain.")
     return Verdict("few", f"{words}: so few pictures leave it open.")
+
+
+def cloud(shapes: pd.DataFrame, bits: str) -> str:
+    """What the median step's cloud of errors looks like, by the margins `TILTED` and `NORMAL`."""
+    middle = shapes[shapes["bits"] == bits].median(numeric_only=True)
+    r, tails = middle["r"], middle["kurtosis_residual"]
+    tilt = "tilted" if abs(r) >= TILTED else "hardly tilted"
+    shape = "nearly normal" if abs(tails) <= NORMAL else "heavy-tailed"
+    return (
+        f"{bits}, median step: the cloud is {tilt} (R {r + 0:+.2f}) and {shape} (excess kurtosis "
+        f"of the residual {tails + 0:.1f})."
+    )
 
 
 def middle_drift(drift: pd.DataFrame, name: str) -> float:

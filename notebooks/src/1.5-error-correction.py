@@ -31,6 +31,7 @@ from dqlab.phenomena.stored import redo
 from dqlab.reference import d2_dpm, ptqd, qncd, softmax_bias_correction, tac_diffusion
 from dqlab.show import correction_tables as tables
 from dqlab.show import error_correction as explore
+from dqlab.show.error_cloud import error_cloud
 from dqlab.show.step_bits import step_bits
 from dqlab.show.tables import judged
 from dqlab.trajectory import record
@@ -125,7 +126,7 @@ explore.bias_decider(curve, table)
 # %% [markdown]
 # ## 2. PTQD: regress on the truth
 #
-# *Picture.* Error over true prediction: a tilted cloud, off centre. *Words.* At every step take
+# *Picture.* Error over true prediction: a cloud, off centre and tilted. *Words.* Step by step take
 # out the centre and the tilt; what the cloud has in width, take from the sampler's noise.
 # *Equation*, per step:
 #
@@ -139,6 +140,9 @@ explore.bias_decider(curve, table)
 # $a_t$ and $a_p$ for $\bar\alpha$ at this step and at the next, less noisy one,
 #
 # $$\lambda = \frac{1}{1 + k}\Big(\sqrt{1 - a_p - \sigma^2} - \sqrt{a_p (1 - a_t) / a_t}\Big)$$
+
+# %%
+error_cloud(eps, eps_q, f"W4A8, step {step}, two runs")
 
 # %%
 show.source(ptqd.corrected_prediction)
@@ -197,9 +201,14 @@ tables.misplaced_table(both["misplaced"], "Misplaced tables against the right on
 # no excess kurtosis.
 
 # %%
+for bits in ("W4A8", "W4A4"):
+    print(told.cloud(both["shapes"], bits))
 tables.shapes_table(both["shapes"], "Every channel brought to mean 0 and variance 1; 20 steps.")
 
 # %% [markdown]
+# Tails are a matter of what errs. Rounded weights are few, and some pictures hit them harder than
+# others. Rounded activations each add a little of their own, and sums of many are normal.
+#
 # The third part, $\sigma'$, acts only if the sampler adds noise of its own. With $\eta = 1$ its
 # variance is compared with what the residual brings in:
 
@@ -418,8 +427,8 @@ tables.errors_table(both["errors"], names, words)
 # %% [markdown]
 # "K alone" corrects answers and no inputs. "Own trajectory" compares the quantized network on its
 # own drifted input with full precision on the undrifted one; what the paper compares we could not
-# read. Element by element, or one number per channel: the choice matters if runs are few. At fewer
-# activation bits:
+# read. A bias per element might overfit where runs are few, a bias per channel less; the rows of 8
+# runs show whether it does. At fewer activation bits:
 
 # %%
 names = {"rtn": "", "tac, input bias": "rtn", "tac-diffusion": "tac, input bias"}
@@ -550,8 +559,9 @@ print(f"(1 - row sum) / N = {float(softmax_bias_correction.bias_of_row_sums(Pq))
 
 # %% tags=["method-softmax-bias-correction"]
 alone = {"policy": mass.softmax_only(4), "calibration": calibration}
-make = lambda: dqlab.quantize(pipe, "softmax-bias-correction", 8, 8, **alone)  # noqa: E731
-q, warned = tables.with_warning(make)
+q, warned = tables.with_warning(
+    lambda: dqlab.quantize(pipe, "softmax-bias-correction", 8, 8, **alone)
+)
 now = metrics.mean_sqnr_db(metrics.error_powers(held_out, q.unet))
 was = metrics.mean_sqnr_db(stored[stored["name"] == "softmax 4"])
 print(redo("softmax alone at 4 bits, corrected, two runs", was, now, tolerance=0.2, unit="dB"))

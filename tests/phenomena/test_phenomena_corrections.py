@@ -302,6 +302,13 @@ def test_a_normal_error_has_no_skew_and_no_kurtosis() -> None:
     assert heavy["kurtosis_residual"] > 5
 
 
+def test_a_cloud_is_described_by_its_tilt_and_tails() -> None:
+    table = pd.DataFrame({"bits": ["W4A8", "W4A4"], "r": [0.5, -0.1],
+                          "kurtosis_residual": [3.0, 0.2]})  # fmt: skip
+    assert "is tilted (R +0.50) and heavy-tailed" in cc.cloud(table, "W4A8")
+    assert "hardly tilted (R -0.10) and nearly normal" in cc.cloud(table, "W4A4")
+
+
 @pytest.mark.parametrize(("held", "key"), [(0.004, "few"), (0.001, "different")])
 def test_slopes_differ_if_their_intervals_do(held: float, key: str) -> None:
     rows = [("fitted", 64, 0.007, 0.005, 0.009), ("held out", 32, held, held - 1e-3, held + 2e-3)]
