@@ -329,8 +329,8 @@ tables.slopes_table(both["slopes"], "Slopes of the error by runs; 95 % intervals
 # %% [markdown]
 # A step has thousands of elements, yet those of one picture share what the picture shows, and its
 # slope with it. What makes a slope sure is the number of pictures. Where one centres decides
-# little, and the slope of the few runs that the ranges have seen is no other. For dB it does not
-# matter: a slope of less than 1 % holds next to none of the error.
+# little, and the few runs that the ranges have seen are too few to decide it. For dB it does not
+# matter: a slope so small holds next to none of the error.
 
 # %% [markdown]
 # ### Better answers, farther pictures
