@@ -188,7 +188,7 @@ def _ptqd(frames: Frames) -> dict[str, Claim]:
         ),
         "variance": Claim(
             "PTQD, D2-DPM: the sampler's noise has to make room (residual over sampler variance, "
-            "eta 1, median and quartiles over steps)",
+            "eta 1, W4A8, median and quartiles over steps)",
             "FID falls by 0.2", *share.quantile([0.5, 0.25, 0.75]), "%", 10.0, 1.0,
         ),
     }  # fmt: skip

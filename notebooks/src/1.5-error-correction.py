@@ -654,6 +654,11 @@ words = "Sets at W4A4 with eta 1; intervals over seeds, of the difference that t
 tables.sets_table(both["sets"], both["made room"], words)
 
 # %% [markdown]
+# PTQD keeps $\sigma$ in the direction term, so that all variances add up to what they were.
+# D2-DPM, as published, puts $\sigma'$ there too: the step becomes calmer, and what the residual
+# brings in stays on top.
+
+# %% [markdown]
 # ### On top of another method, and not on top of each other
 #
 # A correction acts at the moment `correct`, so it composes with every method that acts earlier.
