@@ -142,7 +142,8 @@ def _check_scheduler(name: str, pipe: Any, schedule: Tensor, noise: bool) -> Non
             "DDIM pipeline; with eta=1 it samples as DDPM."
         )
     if noise and not _is_ddim(scheduler) and _draws_noise(scheduler, len(schedule)):
-        solver = scheduler.config.get("algorithm_type")
+        named = "algorithm_type" in _parameters(type(scheduler))
+        solver = scheduler.config.algorithm_type if named else ""
         raise NotApplicableError(
             f"A step of {kind}{f' ({solver})' if solver else ''} adds noise that {name} cannot "
             "lower, so its variance part would do nothing. Use recipe('ptqd', vsc=False), "

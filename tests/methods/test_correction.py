@@ -307,7 +307,7 @@ def stable_diffusion_with(scheduler: str, **config):
     """A pipeline that hands eta on, around any scheduler."""
     import diffusers
 
-    pipe = tiny(stable_diffusion)
+    pipe = copy.copy(tiny(stable_diffusion))
     cls = getattr(diffusers, scheduler)
     pipe.register_modules(scheduler=cls.from_config(pipe.scheduler.config, **config))
     return pipe
