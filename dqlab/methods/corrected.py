@@ -14,12 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dqlab.errors import InvalidInputError, NotApplicableError
 from dqlab.methods.correction import save_tables
 from dqlab.methods.corrector import Corrector
-from dqlab.models.families import Family, family_of
+from dqlab.models.families import Family, Sampler, family_of
+from dqlab.models.families.family import fixed_random
 from dqlab.trajectory import States
 
 PREFIX = "Corrected"
@@ -92,25 +94,80 @@ def corrected(pipe: Any, corrector: Corrector) -> Any:
 
     """
     correction = corrector.correction
-    if bool((corrector.schedule % 1 != 0).any()) or getattr(pipe, "scheduler", None) is None:
-        raise NotApplicableError(
-            f"{correction.kind} works around a scheduler that steps along integer timesteps; "
-            f"{_without(pipe)}. Use the recipe .without('correct')."
-        )
-    if len(corrector.schedule.unique()) < len(corrector.schedule):
-        raise NotApplicableError(
-            f"{type(pipe.scheduler).__name__} visits some timesteps twice, and {correction.kind} "
-            "tells the steps of a run apart by their timestep. Use DDIM or DPMSolverMultistep."
-        )
-    if correction.edits("sigma", "noise") and not family_of(pipe).has_eta:
-        raise NotApplicableError(
-            f"{correction.kind} edits the sampler's noise, which {type(pipe.scheduler).__name__} "
-            "does not take from outside. Use a DDIM pipeline; with eta=1 it samples as DDPM."
-        )
+    _check_scheduler(correction.kind, pipe, corrector.schedule, correction.edits("sigma", "noise"))
     pipe.scheduler.__class__ = _scheduler_class(type(pipe.scheduler))
     pipe.__class__ = _pipeline_class(type(pipe))
     pipe.corrector = pipe.scheduler.corrector = corrector
     return pipe
+
+
+def check_sampler(name: str, pipe: Any, sampler: Sampler, *, noise: bool = False) -> None:
+    """Refuse a pipeline whose sampler a correction cannot work around, before anything is fitted.
+
+    Args:
+        name: what corrects.
+        pipe: the pipeline to be quantized.
+        sampler: the setting it will be bound to.
+        noise: whether it edits the sampler's own noise too.
+
+    Raises:
+        NotApplicableError: if the network predicts no noise, or the scheduler cannot be corrected.
+
+    """
+    family = family_of(pipe)
+    if (kind := family.predicts(pipe)) != "epsilon":
+        raise NotApplicableError(
+            f"{name} corrects predicted noise, but this model predicts {kind!r}. Use a model "
+            "whose scheduler has prediction_type='epsilon'."
+        )
+    _check_scheduler(name, pipe, family.schedule(pipe, sampler), noise)
+
+
+def _check_scheduler(name: str, pipe: Any, schedule: Tensor, noise: bool) -> None:
+    scheduler = getattr(pipe, "scheduler", None)
+    if bool((schedule % 1 != 0).any()) or scheduler is None:
+        raise NotApplicableError(
+            f"{name} works around a scheduler that steps along integer timesteps; "
+            f"{_without(pipe)}. Use the recipe .without('correct')."
+        )
+    kind = type(scheduler).__name__
+    if len(schedule.unique()) < len(schedule):
+        raise NotApplicableError(
+            f"{kind} visits some timesteps twice, and {name} tells the steps of a run apart by "
+            "their timestep. Use DDIM or DPMSolverMultistep."
+        )
+    if noise and not family_of(pipe).has_eta:
+        raise NotApplicableError(
+            f"{name} edits the sampler's noise, which {kind} does not take from outside. Use a "
+            "DDIM pipeline; with eta=1 it samples as DDPM."
+        )
+    if noise and not _is_ddim(scheduler) and _draws_noise(scheduler, len(schedule)):
+        named = "algorithm_type" in _parameters(type(scheduler))
+        solver = scheduler.config.algorithm_type if named else ""
+        raise NotApplicableError(
+            f"A step of {kind}{f' ({solver})' if solver else ''} adds noise that {name} cannot "
+            "lower, so its variance part would do nothing. Use recipe('ptqd', vsc=False), "
+            "recipe('d2-dpm', variance=False), or a DDIMScheduler; with eta=1 it samples as DDPM."
+        )
+
+
+def _is_ddim(scheduler: Any) -> bool:
+    from diffusers import DDIMParallelScheduler, DDIMScheduler
+
+    return isinstance(scheduler, DDIMScheduler | DDIMParallelScheduler)
+
+
+def _draws_noise(scheduler: Any, steps: int) -> bool:
+    """Whether a step is random: two of them differ that differ in the random source alone."""
+    taken, made = _parameters(scheduler.step), []
+    for seed in range(2):
+        trial, x = copy.deepcopy(scheduler), torch.zeros(1, 4, 2, 2)
+        trial.set_timesteps(steps)
+        source = {"generator": torch.Generator().manual_seed(seed)}
+        with fixed_random(seed):  # some draw from torch's own generator
+            step = trial.step(x, trial.timesteps[0], x, **(source if "generator" in taken else {}))
+        made.append(step.prev_sample)
+    return not torch.equal(*made)
 
 
 def _without(pipe: Any) -> str:

@@ -45,6 +45,7 @@ class Step:
         predict: `predict(x, t)` repeats the last guided network call on other x and t.
         generator: the correction's own random source; the sampler's is never drawn from.
         state: whatever the correction wants to remember; empty when a trajectory starts.
+        eps: the corrected prediction, once there is one.
 
     """
 
@@ -56,6 +57,7 @@ class Step:
     predict: Callable[[Tensor, Any], Tensor]
     generator: torch.Generator
     state: dict[str, Any] = field(default_factory=dict)
+    eps: Tensor | None = None
 
     @cached_property
     def alphas(self) -> tuple[Tensor, Tensor]:
@@ -75,6 +77,18 @@ class Step:
         self._final()
         variance = self.scheduler._get_variance(self.t, self._previous())
         return self.eta * variance**0.5
+
+    def clipped(self) -> Tensor | None:
+        """Of every element whether the scheduler cuts the x_0 of `eps`; None if it cuts nothing.
+
+        Of a scheduler that scales x_0 by a threshold of its own (`thresholding`) this says None.
+        """
+        config = self.scheduler.config
+        if self.eps is None or config.thresholding or not config.clip_sample:
+            return None
+        a_t = self.alphas[0].to(self.x)
+        x0 = (self.x - (1 - a_t).sqrt() * self.eps) / a_t.sqrt()
+        return x0.abs() > config.clip_sample_range
 
     def follow(self, eps: Tensor) -> Tensor:
         """The next sample if the scheduler were given `eps`; nothing of the run changes.

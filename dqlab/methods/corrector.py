@@ -156,6 +156,7 @@ class Corrector:
         x = self._sample(call["sample"][:rows])
         step = self.step_at(scheduler, int(call["timestep"]), x, eta)
         eps = self.correction.eps(call["model_output"][:rows], step).to(call["model_output"])
+        step.eps = eps
         call = call | {"sample": x, "model_output": eps, "return_dict": True}
         noise = None
         if eta > 0 and self.correction.edits("sigma", "noise") and step.sigma > 0:

@@ -21,7 +21,7 @@ from dqlab.errors import InvalidInputError
 from dqlab.formats import Format, Range
 from dqlab.layers import Policy, quantizers
 from dqlab.methods.job import Job
-from dqlab.models.families import Family
+from dqlab.models.families import Family, Sampler
 from dqlab.ranges import MinMax, Observer, min_max
 from dqlab.trajectory import States, inactive, record, replay, tapped
 from dqlab.trajectory.probe import BATCH
@@ -110,6 +110,12 @@ class Method:
     def unfit(self, family: Family) -> str | None:
         """Why this method cannot work on a family's models, or None if it can."""
         return None
+
+    def check_sampler(self, pipe: Any, sampler: Sampler) -> None:
+        """Raise NotApplicableError if what it repairs while sampling cannot be repaired here.
+
+        Asked before anything runs, of the method that acts at `correct`.
+        """
 
     def policy(self, family: Family) -> Policy | None:
         """Sites and bits of the paper's own experiments, for policy="paper"; None: not stated."""

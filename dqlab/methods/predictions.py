@@ -6,14 +6,17 @@ too. What is compared is what the sampler sees: after guidance.
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from torch import Tensor
 
 from dqlab import seeds
-from dqlab.errors import InvalidInputError, NotApplicableError
+from dqlab.errors import InvalidInputError
+from dqlab.methods.corrected import check_sampler
 from dqlab.methods.correction import Correction
 from dqlab.methods.job import Job
 from dqlab.methods.method import Method
+from dqlab.models.families import Sampler
 from dqlab.trajectory import record, replay
 
 BATCH = 32
@@ -52,16 +55,6 @@ def check_samples(samples: int | None) -> None:
         raise InvalidInputError(f"samples={samples}; choose 2 to {len(seeds.CALIBRATION)}.")
 
 
-def check_predicts_noise(job: Job, slug: str) -> None:
-    """Raise NotApplicableError if the network's output is not the noise."""
-    kind = job.family.predicts(job.original)
-    if kind != "epsilon":
-        raise NotApplicableError(
-            f"{slug} corrects predicted noise, but this model predicts {kind!r}. Use a model "
-            "whose scheduler has prediction_type='epsilon'."
-        )
-
-
 class FittedOnPairs(Method):
     """A method whose correction is a statistic of both networks' predictions, step by step.
 
@@ -70,9 +63,18 @@ class FittedOnPairs(Method):
 
     samples: int | None
 
+    @property
+    @abstractmethod
+    def lowers_noise(self) -> bool:
+        """Whether the correction edits the sampler's own noise, with the options it has."""
+
+    def check_sampler(self, pipe: Any, sampler: Sampler) -> None:
+        """A scheduler whose steps can be told apart, and whose noise can be lowered if need be."""
+        check_sampler(self.slug, pipe, sampler, noise=self.lowers_noise)
+
     def correct(self, job: Job) -> Correction:
         """Both networks on the same full-precision trajectories."""
-        check_predicts_noise(job, self.slug)
+        self.check_sampler(job.original, job.sampler)
         return self.fitted(paired_predictions(job, self.samples), len(job.context.schedule))
 
     @abstractmethod

@@ -12,7 +12,7 @@ from dqlab.formats import parse
 from dqlab.layers import Policy
 from dqlab.methods.method import MOMENTS, Method
 from dqlab.methods.registry import find
-from dqlab.models.families import Family
+from dqlab.models.families import Family, Sampler
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,11 @@ class Recipe:
                 )
             for name, bits in (("weights", weights), ("activations", activations)):
                 _check_bits(method, name, bits)
+
+    def check_sampler(self, pipe: Any, sampler: Sampler) -> None:
+        """Refuse a pipeline whose sampler the recipe's correction, if any, cannot work around."""
+        if "correct" in self.owners:
+            self.owners["correct"].check_sampler(pipe, sampler)
 
 
 def _stack(owner: Method) -> list[Method]:

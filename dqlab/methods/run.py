@@ -68,6 +68,7 @@ def quantize(
     """
     chosen, family = as_recipe(recipe), family_of(pipe)
     chosen.check(family, weights, activations)
+    setting = Sampler.of(sampler)
     _check(profile, seed)
     if data is not None and not any(m.learns_from_data for m in chosen.methods):
         raise InvalidInputError(
@@ -76,6 +77,7 @@ def quantize(
         )
     keep = None if state_dir is None else _folder(state_dir)
     source = _checked_denoiser(pipe, family)
+    chosen.check_sampler(pipe, setting)
     denoiser = copy.deepcopy(source).eval().requires_grad_(False)
     rules = policy if isinstance(policy, Policy) else _policy(policy, chosen, family, softmax)
     rules.check(weights, activations)
@@ -84,7 +86,7 @@ def quantize(
         denoiser,
         family,
         chosen,
-        Sampler.of(sampler),
+        setting,
         weights,
         activations,
         rules,

@@ -4,6 +4,7 @@
 both networks are taken once and shared.
 """
 
+import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -221,6 +222,16 @@ def from_tables(job: Job, name: str, tensors: Mapping[str, Tensor], bits: str):
 def estimating(job: Job, interval: int = 10):
     """The pipeline with QNCD's estimate, which has no tables."""
     return corrected_by(job, Qncd(interval=interval).correct(job))
+
+
+def rescheduled(pipe, scheduler: str = "DPMSolverMultistepScheduler", **options):
+    """A copy of `pipe` with another of diffusers' schedulers, made from its own settings."""
+    import diffusers
+
+    other = copy.copy(pipe)
+    made = getattr(diffusers, scheduler).from_config(pipe.scheduler.config, **options)
+    other.register_modules(scheduler=made)
+    return other
 
 
 def network_calls(pipe, sampler: Sampler, seed: int = 0) -> int:

@@ -9,11 +9,16 @@ from torch import Tensor
 from dqlab.metrics.intervals import DRAWS
 from dqlab.phenomena.budget import bias_gain_db
 from dqlab.phenomena.ledger import Claim, claims_frame
+from dqlab.phenomena.slopes import WITHIN
 from dqlab.phenomena.verdicts import Verdict
 
 ETA_0, ETA_1, MULTISTEP = "DDIM, eta 0", "DDIM, eta 1", "DPM-Solver++"
 FIRST, LOWEST = "W4A8", "W4A4"
 TINY = 1e-12
+TILTED = 0.3
+"""Correlation from which a tenth of the error's variance follows the prediction."""
+NORMAL = 0.5
+"""Excess kurtosis up to which a residual passes for normal."""
 LITTLE_DB = 0.1
 """A part whose removal gains less than this repairs nothing worth naming."""
 
@@ -117,6 +122,36 @@ def answers_or_pictures(frames: Frames, name: str = "d2-dpm", bits: str = LOWEST
     return Verdict("unclear", f"{told}: the pictures do not tell.")
 
 
+def few_pictures(slopes: pd.DataFrame, bits: str = FIRST) -> Verdict:
+    """Whether slopes of fitted and of held-out runs differ by more than their pictures explain."""
+    mine = slopes[(slopes["bits"] == bits) & (slopes["centre"] == WITHIN)]
+    fitted, held = (mine[mine["runs"] == name].iloc[0] for name in ("fitted", "held out"))
+    told = [
+        f"{100 * row['k']:.2f} % [{100 * row['low']:.2f}, {100 * row['high']:.2f}]"
+        for row in (fitted, held)
+    ]
+    words = (
+        f"At {bits} {fitted['count']} fitted runs have a slope of {told[0]}, {held['count']} "
+        f"held-out ones {told[1]}; a single run's scatters by {100 * fitted['spread']:.2f} %"
+    )
+    apart = max(fitted["low"], held["low"]) > min(fitted["high"], held["high"])
+    if apart:
+        return Verdict("different", f"{words}: more than so few pictures explain.")
+    return Verdict("few", f"{words}: so few pictures leave it open.")
+
+
+def cloud(shapes: pd.DataFrame, bits: str) -> str:
+    """What the median step's cloud of errors looks like, by the margins `TILTED` and `NORMAL`."""
+    middle = shapes[shapes["bits"] == bits].median(numeric_only=True)
+    r, tails = middle["r"], middle["kurtosis_residual"]
+    tilt = "tilted" if abs(r) >= TILTED else "hardly tilted"
+    shape = "nearly normal" if abs(tails) <= NORMAL else "heavy-tailed"
+    return (
+        f"{bits}, median step: the cloud is {tilt} (R {r + 0:+.2f}) and {shape} (excess kurtosis "
+        f"of the residual {tails + 0:.1f})."
+    )
+
+
 def middle_drift(drift: pd.DataFrame, name: str) -> float:
     """Size of the signed mean deviation half-way along the chain, root mean square over channels.
 
@@ -153,7 +188,7 @@ def _ptqd(frames: Frames) -> dict[str, Claim]:
         ),
         "variance": Claim(
             "PTQD, D2-DPM: the sampler's noise has to make room (residual over sampler variance, "
-            "eta 1, median and quartiles over steps)",
+            "eta 1, W4A8, median and quartiles over steps)",
             "FID falls by 0.2", *share.quantile([0.5, 0.25, 0.75]), "%", 10.0, 1.0,
         ),
     }  # fmt: skip

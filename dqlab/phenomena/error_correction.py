@@ -34,6 +34,7 @@ from dqlab.phenomena.correction_bench import (
     chain_errors,
     corrected_by,
     estimating,
+    rescheduled,
     runs,
 )
 from dqlab.phenomena.correction_claims import ETA_0, ETA_1, MULTISTEP, outcomes
@@ -332,31 +333,32 @@ def _stochastic(pipe, plan: Plan, found: Found) -> None:
     """Eta 1: the sampler adds noise of its own, part of which may be the quantizer's."""
     r = runs(pipe, plan, ETA_1, replace(plan.sampler, eta=1.0))
     b = _behind_all(r, STOCHASTIC, found)
-    corrector = behind(b, "ptqd").corrector
+    found.add("variance", *variance_shares(b, pipe).to_dict("records"))
+
+
+def variance_shares(b: Bench, pipe) -> pd.DataFrame:
+    """What PTQD's residual brings in at every step, over the variance of the sampler's own noise.
+
+    Returns:
+        Columns step, timestep, share; without steps where the sampler adds no noise.
+
+    """
+    corrector, rows = behind(b, "ptqd").corrector, []
     scheduler = copy.deepcopy(pipe.scheduler)
-    scheduler.set_timesteps(plan.sampler.num_inference_steps)
+    scheduler.set_timesteps(b.runs.sampler.num_inference_steps)
     k, s2 = (corrector.correction.tables[name] for name in ("k", "s2"))
     for i, t in enumerate(corrector.schedule.int().tolist()):
-        step = corrector.step_at(scheduler, t, r.held.x, eta=1.0)
+        step = corrector.step_at(scheduler, t, b.runs.held.x, eta=b.runs.sampler.eta)
         if step.sigma > 0:
             taken = ddim_weight(*step.alphas, step.sigma, k[i]) ** 2 * s2[i] / step.sigma**2
-            found.add("variance", {"step": i, "timestep": t, "share": float(taken)})
+            rows.append({"step": i, "timestep": t, "share": float(taken)})
+    return pd.DataFrame(rows)
 
 
 def _multistep(pipe, plan: Plan, found: Found) -> None:
     """A second-order solver that remembers its last prediction."""
     sampler = replace(plan.sampler, num_inference_steps=plan.multistep)
-    _behind_all(runs(multistep(pipe), plan, MULTISTEP, sampler), LINEAR, found)
-
-
-def multistep(pipe, scheduler: str = "DPMSolverMultistepScheduler"):
-    """A copy of `pipe` with another of diffusers' schedulers, made from its own settings."""
-    import diffusers
-
-    other = copy.copy(pipe)
-    made = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
-    other.register_modules(scheduler=made)
-    return other
+    _behind_all(runs(rescheduled(pipe), plan, MULTISTEP, sampler), LINEAR, found)
 
 
 def _behind_all(r: Runs, names: tuple[str, ...], found: Found) -> Bench:

@@ -66,15 +66,24 @@ def conditional_variance(v_qq: Tensor, v_qD: Tensor, v_DD: Tensor) -> Tensor:
     return (v_DD - v_qD.square() / v_qq).clamp(min=0)
 
 
-def ddim_weight(a_t: Tensor, a_p: Tensor, sigma_t: Tensor) -> Tensor:
-    """K = sqrt(1 - a_p - sigma^2) - sqrt(a_p (1 - a_t) / a_t): D's weight in the next sample."""
+def ddim_weight(
+    a_t: Tensor, a_p: Tensor, sigma_t: Tensor, clipped: Tensor | None = None
+) -> Tensor:
+    """K = sqrt(1 - a_p - sigma^2) - sqrt(a_p (1 - a_t) / a_t): D's weight in the next sample.
+
+    Where the sampler cuts x_0 (`clipped`, of every element) the second root is 0. (The paper's
+    models do not clip.)
+    """
     direction = (1 - a_p - sigma_t**2).clamp(min=0).sqrt()
-    return direction - (a_p * (1 - a_t) / a_t).sqrt()
+    by_x0 = (a_p * (1 - a_t) / a_t).sqrt()
+    return direction - (by_x0 if clipped is None else torch.where(clipped, 0.0, by_x0))
 
 
-def ddim_sigma(a_t: Tensor, a_p: Tensor, sigma_t: Tensor, v_c: Tensor) -> Tensor:
+def ddim_sigma(
+    a_t: Tensor, a_p: Tensor, sigma_t: Tensor, v_c: Tensor, clipped: Tensor | None = None
+) -> Tensor:
     """Sigma' = sqrt(max(sigma^2 - k^2 v_c, 0)), shaped like v_c (deterministic form)."""
-    taken = ddim_weight(a_t, a_p, sigma_t) ** 2 * v_c
+    taken = ddim_weight(a_t, a_p, sigma_t, clipped) ** 2 * v_c
     return (sigma_t**2 - taken).clamp(min=0).sqrt()
 
 

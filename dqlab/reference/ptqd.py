@@ -37,17 +37,33 @@ def corrected_prediction(eps_q: Tensor, k_t: Tensor, mu_t: Tensor) -> Tensor:
     return (eps_q - mu_t.reshape(-1, *[1] * (eps_q.ndim - 2))) / (1 + k_t)
 
 
-def ddim_weight(a_t: Tensor, a_p: Tensor, sigma_t: Tensor, k_t: Tensor) -> Tensor:
-    """lambda: how strongly the residual D' enters the next sample of a DDIM step."""
+def ddim_weight(
+    a_t: Tensor, a_p: Tensor, sigma_t: Tensor, k_t: Tensor, clipped: Tensor | None = None
+) -> Tensor:
+    """Lambda: how strongly the residual D' enters the next sample of a DDIM step.
+
+    `clipped` says of every element whether the sampler cuts its x_0. There the residual enters by
+    the direction term alone. (The paper's models do not clip.)
+    """
     direction = (1 - a_p - sigma_t**2).clamp(min=0).sqrt()
-    return (direction - (a_p * (1 - a_t) / a_t).sqrt()) / (1 + k_t)
+    by_x0 = (a_p * (1 - a_t) / a_t).sqrt()
+    if clipped is not None:
+        by_x0 = torch.where(clipped, 0.0, by_x0)
+    return (direction - by_x0) / (1 + k_t)
 
 
-def ddim_sigma(a_t: Tensor, a_p: Tensor, sigma_t: Tensor, k_t: Tensor, s2_t: Tensor) -> Tensor:
+def ddim_sigma(
+    a_t: Tensor,
+    a_p: Tensor,
+    sigma_t: Tensor,
+    k_t: Tensor,
+    s2_t: Tensor,
+    clipped: Tensor | None = None,
+) -> Tensor:
     """Sigma' = sqrt(max(sigma^2 - lambda^2 s2, 0)): variance schedule calibration for DDIM."""
     if not sigma_t > 0:
         return sigma_t
-    share = ddim_weight(a_t, a_p, sigma_t, k_t) ** 2 * s2_t / sigma_t**2
+    share = ddim_weight(a_t, a_p, sigma_t, k_t, clipped) ** 2 * s2_t / sigma_t**2
     return sigma_t * (1 - share).clamp(min=0).sqrt()
 
 

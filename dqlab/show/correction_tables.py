@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 
 import pandas as pd
@@ -26,6 +27,34 @@ def refusal(call: Callable[[], object]) -> str:
     except DqlabError as error:
         return f"{type(error).__name__}: {error}"
     raise InvalidInputError("Nothing was refused here; show the result instead.")
+
+
+def with_warning(call: Callable[[], object]) -> tuple[object, str]:
+    """What a call gives, and the first warning it gave on the way; "" if it gave none."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = call()
+    return found, str(caught[0].message) if caught else ""
+
+
+def shapes_table(shapes: pd.DataFrame, words: str) -> Page:
+    """Correlation of error and prediction, and how far both are from normal, over the steps."""
+    rows = [
+        (bits, *(_range(part[name]) for name in ("r", "skew_residual", "kurtosis_residual",
+                                                 "kurtosis_error", "kurtosis_answer")))
+        for bits, part in shapes.groupby("bits", sort=False)
+    ]  # fmt: skip
+    heads = (
+        "bits", "R of error and prediction", "residual: skew", "residual: excess kurtosis",
+        "error: excess kurtosis", "answer: excess kurtosis",
+    )  # fmt: skip
+    return table(words, heads, rows)
+
+
+def _range(values: pd.Series) -> str:
+    """Smallest, median and largest."""
+    low, middle, high = (round(float(values.quantile(q)), 2) + 0 for q in (0, 0.5, 1))
+    return f"{low:.2f} to {high:.2f}, median {middle:.2f}"
 
 
 def ledger_table(ledger: pd.DataFrame) -> Page:
@@ -99,10 +128,7 @@ def samplers_table(errors: pd.DataFrame, words: str) -> Page:
 
 
 def _corrections(errors: pd.DataFrame) -> list[str]:
-    wanted = (
-        "rtn", "ptqd", "ptqd, no variance", "d2-dpm", "d2-dpm, no variance", "tac-diffusion",
-        "qncd, I = 10",
-    )  # fmt: skip
+    wanted = "rtn", "ptqd", "ptqd, no variance", "d2-dpm", "tac-diffusion", "qncd, I = 10"
     there = set(errors["name"])
     return [name for name in wanted if name in there]
 
@@ -154,6 +180,58 @@ def ablations_table(ablations: pd.DataFrame, words: str) -> Page:
         for row in _rounded(ablations).to_dict("records")
     ]
     return table(words, ("bits", "tables", "SQNR [dB]", "gain [dB]"), rows)
+
+
+def misplaced_table(misplaced: pd.DataFrame, words: str) -> Page:
+    """What tables of another setting lose against those of the right one."""
+    rows = [
+        (row["method"], row["option"], f"{row['gain']:.2f} [{row['low']:.2f}, {row['high']:.2f}]")
+        for row in misplaced.to_dict("records")
+    ]
+    return table(words, ("tables of", "fitted at", "worse by [dB]"), rows)
+
+
+def slopes_table(slopes: pd.DataFrame, words: str) -> Page:
+    """A slope by its centre and by who is asked, mean over steps, in per cent."""
+    rows = [
+        (
+            row["bits"],
+            row["centre"],
+            f"{row['runs']}, {row['count']} runs",
+            f"{100 * row['k']:+.2f} % [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]",
+            f"{100 * row['spread']:.2f} %",
+        )
+        for row in slopes.to_dict("records")
+    ]
+    heads = ("bits", "centred", "asked", "slope k, mean over steps", "one run's own slope, s.d.")
+    return table(words, heads, rows)
+
+
+def sets_table(sets: pd.DataFrame, room: pd.DataFrame, words: str) -> Page:
+    """Sets of pictures: Frechet distance and pixel variance, and what a variance part changes."""
+    changed = {row["name"]: row for row in room.to_dict("records")}
+    rows = [
+        (
+            row["name"],
+            f"{row['distance']:.3f}",
+            _signed(changed, row, "distance"),
+            f"{row['variance']:.3f}",
+            _signed(changed, row, "variance"),
+        )
+        for row in sets.to_dict("records")
+    ]
+    heads = (
+        "setting", "Fréchet distance to full precision's set", "of it by the variance part",
+        "pixel variance over full precision's", "of it by the variance part",
+    )  # fmt: skip
+    return table(words, heads, rows)
+
+
+def _signed(changed: Mapping[str, Mapping], row: Mapping, key: str) -> str:
+    if row["name"] not in changed:
+        return ""
+    part = changed[row["name"]]
+    return f"{part[key]:+.4f} [{part[f'{key}_low']:+.4f}, {part[f'{key}_high']:+.4f}]"
 
 
 def attention_table(attention: pd.DataFrame, words: str) -> Page:

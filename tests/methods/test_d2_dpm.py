@@ -142,6 +142,23 @@ def test_every_channel_has_the_scalar_formulas_sigma(direction) -> None:
         assert torch.equal(pipe.corrector.correction.noise(eps[:rows], step), whole[:rows])
 
 
+@pytest.mark.parametrize("direction", ["original", "updated"])
+def test_the_variance_adds_up_where_the_sampler_clips(direction) -> None:
+    """A cut x0 lets the error in through the direction term alone, whatever the other term has."""
+    s = 0.2
+    made = DeterministicCorrection(tables(s * s), sigma_in_direction=direction)
+    pipe = with_correction(new_pipeline(clip_sample=True), made, eta=1.0)
+    t = int(pipe.scheduler.timesteps[1])
+    step = pipe.corrector.step_at(pipe.scheduler, t, torch.full(SHAPE, 4.0), 1.0)
+    step.eps = torch.full(SHAPE, 0.3)
+    lowered = pipe.corrector.correction.noise(torch.ones(SHAPE), step)
+    direct = 1 - step.alphas[1] - step.sigma**2
+    expected = (step.sigma**2 - direct * s * s).sqrt() / step.sigma
+    torch.testing.assert_close(lowered, torch.full(SHAPE, float(expected)), rtol=1e-5, atol=0)
+    inside = pipe.corrector.correction.sigma(step.sigma, step)
+    assert (inside.numel() > 1) == (direction == "updated")
+
+
 def test_sigma_in_the_direction_term_moves_the_mean() -> None:
     eps = torch.full(SHAPE, 0.3)
     moved = middle_step(deterministic("updated", 0.0025), eps)
@@ -203,8 +220,9 @@ def test_what_cannot_be_fitted_says_so() -> None:
     tilted(other, slope=float("nan"), bias=(0.0, 0.0, 0.0))
     with pytest.raises(InvalidInputError, match="step 0 is not finite"):
         fitted(pipe, other, samples=2)
-    with pytest.warns(UserWarning, match="128 elements at step 0, fewer than 1000"):
+    with pytest.warns(UserWarning, match="128 elements a step, fewer than 1000") as told:
         fitted(pipe, new_pipeline(), samples=2, granularity="channel")
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize(

@@ -104,10 +104,10 @@ def test_an_exact_network_is_sampled_bit_by_bit_as_before(eta) -> None:
 SHAPE = (64, 3, 16, 16)
 
 
-def middle_step(pipe, eps):
+def middle_step(pipe, eps, x_t=0.8):
     """x_p of a known x_t at eta 1, with the same noise every time."""
     t, generator = pipe.scheduler.timesteps[1], torch.Generator().manual_seed(2)
-    x = torch.full(SHAPE, 0.8)
+    x = torch.full(SHAPE, x_t)
     return pipe.scheduler.step(eps, t, x, eta=1.0, generator=generator).prev_sample
 
 
@@ -124,6 +124,20 @@ def test_the_variance_of_a_step_stays_the_samplers() -> None:
     exact = middle_step(plain, torch.full(SHAPE, 0.3))
     assert abs(x_p.var() / exact.var() - 1) < 0.02 < without.var() / exact.var() - 1
     assert abs(x_p.mean() - exact.mean()) < 0.02
+
+
+@pytest.mark.parametrize("x_t", [4.0, 0.8], ids=["x0 is cut", "x0 is kept"])
+def test_the_variance_adds_up_where_the_sampler_clips(x_t) -> None:
+    """A cut x0 lets the residual in through the direction term alone."""
+    s, k = 0.2, 0.1
+    made = correction(k=k, s2=s * s)
+    pipe = with_correction(new_pipeline(clip_sample=True), made, eta=1.0)
+    residual = s * torch.randn(SHAPE, generator=torch.Generator().manual_seed(9))
+    x_p = middle_step(pipe, 0.3 * (1 + k) + residual, x_t)
+    plain = new_pipeline(clip_sample=True)
+    plain.scheduler.set_timesteps(STEPS)
+    exact = middle_step(plain, torch.full(SHAPE, 0.3), x_t)
+    assert abs(x_p.var() / exact.var() - 1) < 0.02
 
 
 def test_updated_puts_the_smaller_sigma_into_the_direction_term() -> None:

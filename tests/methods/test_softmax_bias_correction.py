@@ -9,7 +9,7 @@ from dqlab.formats import Affine, Range
 from dqlab.layers import Policy, Quantizer, Rule, StepContext, quantizers
 from dqlab.methods.unet_correction import softmax_bias_correction as sbc
 from dqlab.metrics import error_powers
-from dqlab.trajectory import record, replay, tapped
+from dqlab.trajectory import States, record, replay, tapped
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*of its mass to rounding")
 SOFTMAX = {
@@ -161,3 +161,16 @@ def test_what_is_no_softmax_output_is_refused(value) -> None:
 def test_options_are_checked(options) -> None:
     with pytest.raises(InvalidInputError, match="head_timestep, row, and unit or max"):
         recipe("softmax-bias-correction", **options)
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3, 8])
+def test_both_branches_are_looked_at_however_few_runs_there_are(runs: int) -> None:
+    """Rows of a step lie branch by branch: one in four of all of them may miss a whole branch."""
+    steps = torch.arange(8).repeat_interleave(2 * runs)
+    branch = torch.arange(2).repeat_interleave(runs).repeat(8)
+    rows = torch.zeros(len(steps))
+    states = States(rows, rows, steps, rows.long(), rows, branch, branches=("uncond", "cond"))
+    some = sbc.thinned(states)
+    counts = [int((some.branch == i).sum()) for i in range(2)]
+    assert counts == [8 * runs // sbc.STRIDE] * 2
+    assert some.step.unique().numel() == min(8, 2 * runs)

@@ -153,9 +153,14 @@ def test_guidance_comes_first(monkeypatch) -> None:
     assert found.tables["B"].abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("pairing", ["same_input", "trajectory"])
-def test_pairing_says_what_the_target_is(pairing, monkeypatch) -> None:
-    """On equal inputs a scaled answer has K = 1 / c whatever the chain did before."""
+@pytest.mark.parametrize(
+    ("options", "more"),
+    [({}, STEPS), ({"pairing": "trajectory"}, 0), ({"ner": False}, 0)],
+    ids=["same input", "trajectory", "input bias alone"],
+)
+def test_full_precision_is_asked_again_only_where_its_answer_counts(
+    options, more, monkeypatch
+) -> None:
     pipe, other = new_pipeline(), new_pipeline()
     tilted(other, slope=0.25, bias=(0.5, 0.5, 0.5))
     asked = []
@@ -165,8 +170,8 @@ def test_pairing_says_what_the_target_is(pairing, monkeypatch) -> None:
         lambda self, network, x, t: asked.append(int(t)) or network(x, t).sample,
     )
     with torch.no_grad():
-        fitted(pipe, other, samples=4, pairing=pairing)
-    assert len(asked) == (STEPS if pairing == "same_input" else 0)
+        found = fitted(pipe, other, samples=4, **options)
+    assert len(asked) == more and "B" in found.tables
 
 
 def test_the_threshold_spares_small_elements() -> None:

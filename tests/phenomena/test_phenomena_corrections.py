@@ -13,9 +13,11 @@ from dqlab.models.families import Sampler, family_of
 from dqlab.phenomena import attention_mass as mass
 from dqlab.phenomena import correction_checks as checks
 from dqlab.phenomena import correction_claims as cc
+from dqlab.phenomena import correction_sets as sets
+from dqlab.phenomena import correction_variants as variants
 from dqlab.phenomena import error_correction as measured
-from dqlab.phenomena import smoothing, stored
-from dqlab.phenomena.budget import PARTS
+from dqlab.phenomena import slopes, smoothing, stored
+from dqlab.phenomena.budget import PARTS, Predictions
 from dqlab.phenomena.correction_bench import (
     Plan,
     bench,
@@ -25,7 +27,7 @@ from dqlab.phenomena.correction_bench import (
     runs,
 )
 from dqlab.phenomena.ledger import OUTCOMES
-from dqlab.trajectory import record
+from dqlab.trajectory import States, record
 
 SAMPLER = Sampler(num_inference_steps=3)
 PLAN = Plan(2, 16, 2, 2, 3, 2, softmax=(8, 4), intervals=(10, 1), multistep=3, sampler=SAMPLER)
@@ -215,25 +217,126 @@ def checked():
     plan = Plan(2, 16, 2, 2, 3, 2, bits=((4, 8),), sampler=SAMPLER)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checks, "ASKED", 16)
-        patch.setattr(checks, "FEW", 4)
         patch.setattr(checks, "INTERVAL", 1)
-        patch.setattr(checks, "BITS", ((4, 6),))
-        patch.setattr(checks, "PAINTED", ("ptqd",))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return checks.measure(tiny(stable_diffusion), plan)[0]
 
 
 @quiet
-def test_every_part_and_setting_is_measured(checked) -> None:
-    assert set(checked) == {
-        "gains", "steps", "errors", "ablations", "own estimates", "mass", "attention", "mixed",
-    }  # fmt: skip
-    table = checked["ablations"].set_index(["bits", "method", "option"])["db"]
-    assert table[("W4A8", "ptqd", "slope and bias")] != table[("W4A8", "ptqd", "slope alone")]
+def test_own_numbers_are_held_against_what_they_stand_for(checked) -> None:
+    assert set(checked) == {"errors", "own estimates", "mass", "attention", "mixed"}
     assert checked["mass"]["row_sum"].between(0.9, 1.1).all()
     assert set(checked["mixed"]["bits"]) <= {4, 8}
     assert (checked["mixed"]["forward"].diff().dropna() > 0).all()
+    assert checked["attention"]["samples"].tolist() == [2, 1, 2, 2]
+
+
+@pytest.fixture(scope="module")
+def varied():
+    plan = Plan(2, 8, 2, 4, 3, 2, bits=((4, 8), (4, 4)), sampler=SAMPLER)
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setattr(variants, "COUNTS", (2, 12))
+        return variants.measure(tiny(stable_diffusion), plan)[0]
+
+
+def test_every_part_and_setting_is_measured(varied) -> None:
+    assert set(varied) == {
+        "gains", "steps", "errors", "ablations", "misplaced", "lost", "slopes", "shapes",
+    }  # fmt: skip
+    table = varied["ablations"].set_index(["bits", "method", "option"])["db"]
+    assert table[("W4A8", "ptqd", "slope and bias")] != table[("W4A8", "ptqd", "slope alone")]
+    assert table[("W4A8", "ptqd", "from 2 runs")] != table[("W4A8", "ptqd", "from 12 runs")]
+    assert set(varied["misplaced"]["option"]) == {"guidance 4", "1 steps"}
+    painted = varied["errors"].groupby("bits")["name"].unique()
+    assert {*variants.CHAINS, "qncd, I = 5"} <= set(painted["W4A8"])
+    assert {"rtn", *variants.PAINTED} == set(painted["W4A6"])
+
+
+def test_the_law_takes_the_variance_it_says_where_it_was_fitted(varied) -> None:
+    """Least squares: to rounding on the same predictions, and on no others."""
+    lost = varied["lost"]
+    inside = lost[lost["runs"] == "the fitted themselves"]["lost"]
+    assert len(inside) == 3 and (inside - 1).abs().max() < 0.01
+    assert len(lost) == 3 * 3
+
+
+def planted(slopes_: list[float], means=(0.0, 0.0)) -> Predictions:
+    """One step of pictures whose error is a slope of each picture's own, beside channel means."""
+    generator = torch.Generator().manual_seed(0)
+    eps = torch.randn(len(slopes_), 2, 16, 16, generator=generator)
+    shift = torch.tensor(means).reshape(1, 2, 1, 1)
+    own = torch.tensor(slopes_).reshape(-1, 1, 1, 1)
+    rows = torch.arange(len(slopes_))
+    states = States(eps, rows * 0, rows * 0, rows, eps)
+    return Predictions(states, eps + shift, eps + shift + own * eps + shift)
+
+
+def test_pictures_with_slopes_of_their_own_make_the_common_one_unsure() -> None:
+    """The interval follows the number of pictures: slopes of +-0.1, 16 of them, 2 s.d. 0.05."""
+    b = SimpleNamespace(fit=planted([0.1, -0.1] * 8), held=planted([0.0] * 16))
+    table = slopes.slopes(b, 4).set_index(["centre", "runs"])
+    fitted, held = (table.loc[(slopes.WITHIN, runs)] for runs in ("fitted", "held out"))
+    assert fitted["spread"] == pytest.approx(0.1, rel=0.1)
+    assert 0.07 < fitted["high"] - fitted["low"] < 0.12
+    assert abs(held["k"]) < 1e-6 and held["high"] - held["low"] < 1e-6
+
+
+def test_channel_means_in_both_count_as_a_slope_only_if_pooled() -> None:
+    """Means (0.5, -0.5) of eps and D: between channels a slope of 1 with a fifth of the power."""
+    b = SimpleNamespace(fit=planted([0.0] * 4, (0.5, -0.5)), held=planted([0.0] * 4))
+    table = slopes.slopes(b, 2).set_index(["centre", "runs"])["k"]
+    assert table[(slopes.POOLED, "fitted")] == pytest.approx(0.2, rel=0.05)
+    assert table[(slopes.WITHIN, "fitted")] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_normal_error_has_no_skew_and_no_kurtosis() -> None:
+    rows = torch.arange(64)
+    eps, noise = torch.randn(2, 64, 2, 16, 16, generator=torch.Generator().manual_seed(1))
+    states = States(eps, rows * 0, rows * 0, rows, eps)
+    normal = slopes.shapes(Predictions(states, eps, 2 * eps + noise)).iloc[0]
+    heavy = slopes.shapes(Predictions(states, eps, 2 * eps + noise**3)).iloc[0]
+    assert normal["r"] == pytest.approx(0.5**0.5, abs=0.02)
+    assert abs(normal["kurtosis_residual"]) < 0.1 and abs(normal["skew_error"]) < 0.05
+    assert heavy["kurtosis_residual"] > 5
+
+
+def test_a_cloud_is_described_by_its_tilt_and_tails() -> None:
+    table = pd.DataFrame({"bits": ["W4A8", "W4A4"], "r": [0.5, -0.1],
+                          "kurtosis_residual": [3.0, 0.2]})  # fmt: skip
+    assert "is tilted (R +0.50) and heavy-tailed" in cc.cloud(table, "W4A8")
+    assert "hardly tilted (R -0.10) and nearly normal" in cc.cloud(table, "W4A4")
+
+
+@pytest.mark.parametrize(("held", "key"), [(0.004, "few"), (0.001, "different")])
+def test_slopes_differ_if_their_intervals_do(held: float, key: str) -> None:
+    rows = [("fitted", 64, 0.007, 0.005, 0.009), ("held out", 32, held, held - 1e-3, held + 2e-3)]
+    table = pd.DataFrame(rows, columns=["runs", "count", "k", "low", "high"])
+    verdict = cc.few_pictures(
+        table.assign(bits=cc.FIRST, centre=slopes.WITHIN, spread=[0.006, 0.005])
+    )
+    assert verdict.key == key and "0.70 % [0.50, 0.90]" in verdict.words
+
+
+@pytest.fixture(scope="module")
+def painted():
+    plan = Plan(2, 8, 2, 1, 3, 2, bits=((4, 4),), sampler=SAMPLER)
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setattr(sets, "features", lambda images: images.flatten(1)[:, ::12])
+        patch.setattr(sets, "DRAWN", 4)
+        return sets.measure(tiny(stable_diffusion), plan, size=sets.Size(80, 40))[0]
+
+
+def test_sets_of_pictures_are_compared_with_and_without_the_variance_part(painted) -> None:
+    table, room = (painted[name].set_index("name") for name in ("sets", "made room"))
+    assert len(table) == 1 + 2 * len(sets.PAIRS) and set(room.index) == set(sets.PAIRS)
+    for name, without in sets.PAIRS.items():
+        gap = table.loc[name, "distance"] - table.loc[without, "distance"]
+        assert room.loc[name, "distance"] == pytest.approx(gap, abs=1e-6)
+    assert (room["variance_low"] <= room["variance"]).all()
+    assert painted["residual"]["share"].gt(0).all()
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,8 @@
 import pandas as pd
 import pytest
 
-from dqlab.phenomena import correction_checks as checks
 from dqlab.phenomena import correction_claims as cc
 from dqlab.phenomena import correction_directions as cd
-from dqlab.phenomena import error_correction as measured
-from dqlab.phenomena import stored
 from dqlab.phenomena.ledger import OUTCOMES
 
 
@@ -23,11 +20,39 @@ def test_steps_are_counted_within_their_bounds() -> None:
     assert cd.share_of_steps(steps, "d2-dpm", 0.0) == 0.0
 
 
-def test_a_wrong_setting_is_weighed_against_the_right_one() -> None:
-    rows = [("W4A8", "ptqd", "right", 23.0), ("W4A8", "ptqd", "wrong", 22.5),
-            ("W4A4", "ptqd", "wrong", 9.0)]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["bits", "method", "option", "db"])
-    assert cd.margin_db(table, "ptqd", "right", "wrong") == pytest.approx(0.5)
+def test_a_row_is_found_with_its_interval_whatever_its_columns_are_called() -> None:
+    rows = [("ptqd", "wrong", 0.5, 0.4, 0.6), ("ptqd", "right", 0.0, -0.1, 0.1)]
+    table = pd.DataFrame(rows, columns=["method", "option", "gain", "low", "high"])
+    assert cd.of_row(table, "gain", method="ptqd", option="wrong") == (0.5, 0.4, 0.6)
+    named = table.rename(columns={"low": "gain_low", "high": "gain_high"})
+    assert cd.of_row(named, "gain", option="right") == (0.0, -0.1, 0.1)
+
+
+def two_sets(alone: float, whole: float, wide: float) -> dict[str, pd.DataFrame]:
+    """Sets of one correction, without and with its variance part; half the interval's width."""
+    numbers = [{"name": "other", "distance": 2.0, "variance": alone, "pictures": 8},
+               {"name": "it", "distance": 1.5, "variance": whole, "pictures": 8}]  # fmt: skip
+    table = pd.DataFrame(numbers)
+    for key in ("distance", "variance"):
+        table[f"{key}_low"], table[f"{key}_high"] = table[key] - 0.1, table[key] + 0.1
+    room = {"name": "it", "distance": -0.5, "distance_low": -0.6, "distance_high": -0.4}
+    gap = whole - alone
+    room |= {"variance": gap, "variance_low": gap - wide, "variance_high": gap + wide}
+    return {"sets": table, "made room": pd.DataFrame([room])}
+
+
+@pytest.mark.parametrize(
+    ("alone", "whole", "closer"),
+    [(1.2, 1.1, 10.0), (0.8, 0.9, 10.0), (0.9, 0.8, -10.0), (1.05, 0.95, 0.0)],
+)
+def test_pixels_come_closer_from_either_side(alone, whole, closer) -> None:
+    middle, low, high = cd._pixels_closer(two_sets(alone, whole, 0.02), "it")
+    assert middle == pytest.approx(closer, abs=1e-9)
+    assert (low, high) == pytest.approx((closer - 2, closer + 2))
+
+
+def test_the_fall_of_a_set_is_of_the_set_without_the_variance_part() -> None:
+    assert cd._set_fall(two_sets(1, 1, 0), "it") == pytest.approx((25.0, 20.0, 30.0))
 
 
 def test_frames_of_both_results_are_put_under_each_other() -> None:
@@ -37,7 +62,7 @@ def test_frames_of_both_results_are_put_under_each_other() -> None:
 
 
 def test_every_direction_has_an_outcome_on_the_shipped_network() -> None:
-    both = cd.joined(*(stored.load(name).frames for name in (measured.NAME, checks.NAME)))
+    both = cd.joined(*(one.frames for one in cd.shipped()))
     pairs = both["errors"][["sampler", "bits", "name", "seed"]]
     assert not pairs.duplicated().any()
     found = cd.directions(both)

@@ -1,5 +1,7 @@
 """Pictures, explorers and tables of the error correction notebook, at every setting."""
 
+import warnings
+
 import pandas as pd
 import pytest
 import torch
@@ -12,6 +14,7 @@ from dqlab.phenomena.error_correction import BUDGETED, LEDGER
 from dqlab.phenomena.stored import Stored
 from dqlab.show import correction_tables as tables
 from dqlab.show import error_correction as explore
+from dqlab.show.error_cloud import error_cloud
 from dqlab.show.step_bits import step_bits
 
 BITS = ("W4A8", "W4A4")
@@ -171,6 +174,44 @@ def test_tables_say_in_words_what_they_show() -> None:
     )
     beside = gains.assign(others="W4A8", samples=8, before=20.0)
     assert "W4A8 | 8 | 20.0 | 21.0 | +1.0 [" in tables.attention_table(beside, "words").words
+
+
+def test_tables_of_what_was_taken_apart_say_it_in_words() -> None:
+    ends = {"low": 0.1, "high": 0.3}
+    misplaced = pd.DataFrame([{"method": "ptqd", "option": "10 steps", "gain": 0.2} | ends])
+    assert "ptqd | 10 steps | 0.20 [0.10, 0.30]" in tables.misplaced_table(misplaced, "").words
+    slope = {"bits": "W4A8", "centre": "within channels", "runs": "fitted", "count": 64,
+             "k": 0.002, "low": 0.001, "high": 0.003, "spread": 0.0051}  # fmt: skip
+    told = tables.slopes_table(pd.DataFrame([slope]), "").words
+    assert "fitted, 64 runs | +0.20 % [+0.10, +0.30] | 0.51 %" in told
+    rows = [{"bits": "W4A4", "r": r, "skew_residual": -0.001, "kurtosis_residual": 4.0,
+             "kurtosis_error": 1.0, "kurtosis_answer": 0.0} for r in (0.1, 0.2, 0.4)]  # fmt: skip
+    told = tables.shapes_table(pd.DataFrame(rows), "").words
+    assert "W4A4 | 0.10 to 0.40, median 0.20 | 0.00 to 0.00, median 0.00 | 4.00 to 4.00" in told
+
+
+def test_sets_show_what_the_variance_part_changes_where_there_is_one() -> None:
+    sets = [{"name": name, "distance": 0.5, "variance": 0.9} for name in ("rtn", "ptqd")]
+    part = {f"{key}{end}": x for key in ("distance", "variance")
+            for end, x in (("", -0.01), ("_low", -0.02), ("_high", 0.0))}  # fmt: skip
+    told = tables.sets_table(pd.DataFrame(sets), pd.DataFrame([{"name": "ptqd"} | part]), "").words
+    assert "rtn | 0.500 | 0.900" in told
+    assert "ptqd | 0.500 | -0.0100 [-0.0200, +0.0000] | 0.900 | -0.0100" in told
+
+
+def test_a_warning_comes_back_beside_the_result() -> None:
+    assert tables.with_warning(lambda: warnings.warn("too few", stacklevel=1) or 3) == (
+        3, "too few",
+    )  # fmt: skip
+    assert tables.with_warning(lambda: 4) == (4, "")
+
+
+def test_the_cloud_tells_the_planted_slope_and_means() -> None:
+    eps = torch.randn(16, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    shift = torch.tensor([0.5, -0.25]).reshape(1, 2, 1, 1)
+    picture = error_cloud(eps, 1.5 * eps + shift, "Step 1")
+    assert picture.sentence.startswith("Step 1: slope 0.5; channel means from -0.2")
+    assert len(picture.plotly["data"]) == 4
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ PTQD regresses D on the true prediction, which is unknown while sampling; this r
 is known. What follows from the model: the deterministic e is the least-squares estimate of E,
 with error variance v_c and a variance that is v_c too small. The stochastic e has the law of E,
 and error variance 2 v_c: its SQNR lies 3.01 dB lower. With eta = 0 the sampler adds no noise, so
-that sigma' does nothing.
+that sigma' does nothing. Where the sampler clips x_0, k is the first root alone.
 
 From the released code, not in the paper: pairs with |D - mean D| > 4 std D are left out. The code
 reads the wrong channel's sigma in the channel-wise form and silently goes on at unknown timesteps;
@@ -95,7 +95,7 @@ class DeterministicCorrection(MeanCorrection):
 
     def _lowered(self, step: Step) -> Tensor:
         v_c = self.wide("v_c", step).to(step.sigma)
-        return paper.ddim_sigma(*step.alphas, step.sigma, v_c)
+        return paper.ddim_sigma(*step.alphas, step.sigma, v_c, step.clipped())
 
 
 class D2Dpm(FittedOnPairs):
@@ -104,8 +104,9 @@ class D2Dpm(FittedOnPairs):
     Args:
         mode: "deterministic" or "stochastic".
         granularity: "tensor" as in the paper's text; "channel" as the released code runs.
-        variance: let the sampler's noise absorb the conditional variance (deterministic mode
-            with a DDIM sampler; False for ancestral and multistep samplers).
+        variance: let a DDIM sampler's noise absorb the conditional variance (deterministic mode).
+            Samplers that draw no noise have none to lower; those that draw it in another way are
+            refused.
         sigma_in_direction: "updated" as in the paper; "original" keeps the sampler's sigma in
             the direction term, where the variances then add up.
         trim: leave out errors beyond so many standard deviations; None keeps all.
@@ -146,9 +147,14 @@ class D2Dpm(FittedOnPairs):
         self.mode, self.granularity, self.variance = mode, granularity, variance
         self.sigma_in_direction, self.trim, self.samples = sigma_in_direction, trim, samples
 
+    @property
+    def lowers_noise(self) -> bool:
+        """By the conditional variance, unless that is drawn."""
+        return self.mode == "deterministic" and self.variance
+
     def unfit(self, family: Family) -> str | None:
         """Lowering the sampler's noise needs a sampler that takes it from outside."""
-        if self.mode == "deterministic" and self.variance and not family.has_eta:
+        if self.lowers_noise and not family.has_eta:
             return (
                 "its sampler takes no noise from outside. Use recipe('d2-dpm', variance=False), "
                 "or a DDIMPipeline with eta=1, which samples as DDPM."
@@ -189,10 +195,10 @@ class D2Dpm(FittedOnPairs):
         rows = [x.transpose(0, 1).flatten(1) for x in (Eq, D)]
         if self.granularity == "tensor":
             rows = [x.flatten() for x in rows]
-        elif rows[0].shape[1] < FEWEST:
+        elif rows[0].shape[1] < FEWEST and index == 0:  # all steps have as many
             warnings.warn(
-                f"d2-dpm fits each channel to {rows[0].shape[1]} elements at step {index}, fewer "
-                f"than {FEWEST}: a noisy estimate. Use more samples or granularity='tensor'.",
+                f"d2-dpm fits each channel to {rows[0].shape[1]} elements a step, fewer than "
+                f"{FEWEST}: a noisy estimate. Use more samples or granularity='tensor'.",
                 stacklevel=3,
             )
         keep = None if self.trim is None else paper.kept(rows[1], self.trim)

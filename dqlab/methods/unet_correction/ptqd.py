@@ -14,17 +14,17 @@ sampling, at no cost.
     lambda   = (sqrt(1 - a_p - sigma^2) - sqrt(a_p (1 - a_t) / a_t)) / (1 + k)
 
 The residual's variance replaces a part of the sampler's own. With eta = 0 the sampler adds none,
-so only k and mu act. Where the sampler clips x_0, the residual enters through the direction term
-alone, with weight sqrt(1 - a_p - sigma^2) / (1 + k): less than |lambda| at both ends of the chain
-and more in between, which sigma' does not know. The network under it may be quantized in any way;
-the paper's own is BRECQ.
+so only k and mu act. Elements whose x_0 the sampler clips get the residual through the direction
+term alone, and lambda there is sqrt(1 - a_p - sigma^2) / (1 + k), which the paper, whose models do
+not clip, has no need of. The network under it may be quantized in any way; the paper's own is
+BRECQ.
 
 A second, independent idea, off unless `fewest` is given: activations get as few bits at every step
 as still drown the network's noise less than the diffusion's own,
 
     b(t) = the smallest b with |eps| / |D_b| > a_t / (1 - a_t), or else the largest.
 
-Each bit-width is calibrated on the steps where it is used. No code of this was published.
+Each bit-width is calibrated on the steps where it is used. The released code has none of this.
 """
 
 import warnings
@@ -74,7 +74,7 @@ class PtqdCorrection(PredictionCorrection):
 
     def _calibrated(self, step: Step) -> Tensor:
         k, s2 = (self.tables[name][step.index].to(step.sigma.device) for name in ("k", "s2"))
-        return paper.ddim_sigma(*step.alphas, step.sigma, k, s2)
+        return paper.ddim_sigma(*step.alphas, step.sigma, k, s2, step.clipped())
 
 
 class Sums:
@@ -108,12 +108,14 @@ class Ptqd(FittedOnPairs):
     """Acts while sampling; put it behind any method that quantizes the network.
 
     Args:
-        vsc: calibrate the variance schedule (needs a sampler with eta).
+        vsc: calibrate the variance schedule of a DDIM sampler. Samplers that draw no noise have
+            none to lower; those that draw it in another way are refused.
         sigma_in_direction: "original", where the noise adds up exactly, or "updated", which puts
             the reduced sigma into the direction term too, as the released sampler does.
         signed: keep negative slopes, which the paper sets to zero.
         samples: trajectories behind the statistics; default 64 ("teach") or 512
-            ("paper"; the paper itself has 1,024).
+            ("paper"; the paper itself has 1,024). They make a slope sure, not the elements:
+            those of one picture share its slope.
         fewest: choose between so many activation bits and those asked for at every step, by the
             signal-to-noise rule; this adds to what another method placed.
 
@@ -145,6 +147,11 @@ class Ptqd(FittedOnPairs):
         if fewest is not None and not 2 <= fewest <= 7:
             raise InvalidInputError(f"fewest={fewest}; choose 2 to 7 bits, or None.")
         self.signed, self.samples, self.fewest = signed, samples, fewest
+
+    @property
+    def lowers_noise(self) -> bool:
+        """By variance schedule calibration."""
+        return self.vsc
 
     def unfit(self, family: Family) -> str | None:
         """Variance calibration needs a sampler that takes its noise from outside."""

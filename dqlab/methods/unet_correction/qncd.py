@@ -31,16 +31,18 @@ put them beside it.
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dqlab.errors import InvalidInputError, NotApplicableError
 from dqlab.layers import smooth_layer
+from dqlab.methods.corrected import check_sampler
 from dqlab.methods.correction import Correction, Step
 from dqlab.methods.job import Job
 from dqlab.methods.method import Method, Paper
-from dqlab.methods.predictions import check_predicts_noise
+from dqlab.models.families import Sampler
 from dqlab.reference import qncd as paper
 from dqlab.trajectory import replay
 
@@ -159,17 +161,20 @@ class Qncd(Method):
             rule = paper.smoothing_additive_code
         return rule(emb, norm.weight.detach(), norm.num_groups, norm.eps)
 
-    def correct(self, job: Job) -> Correction:
-        """Nothing is fitted: the estimate is made while sampling."""
-        check_predicts_noise(job, self.slug)
-        scheduler = job.original.scheduler
-        if float(getattr(scheduler, "init_noise_sigma", 1)) != 1:
+    def check_sampler(self, pipe: Any, sampler: Sampler) -> None:
+        """A scheduler whose samples can be noised again, and whose steps can be told apart."""
+        check_sampler(self.slug, pipe, sampler)
+        if float(getattr(pipe.scheduler, "init_noise_sigma", 1)) != 1:
             raise NotApplicableError(
-                f"{type(scheduler).__name__} keeps its samples at another scale than the "
+                f"{type(pipe.scheduler).__name__} keeps its samples at another scale than the "
                 "network's input, so qncd cannot noise one again. Use a scheduler that starts "
                 "from unit noise, such as DDIM or DPMSolverMultistep, or "
                 "recipe('qncd').without('correct')."
             )
+
+    def correct(self, job: Job) -> Correction:
+        """Nothing is fitted: the estimate is made while sampling."""
+        self.check_sampler(job.original, job.sampler)
         made = RunningBias(
             {},
             steps=len(job.context.schedule),

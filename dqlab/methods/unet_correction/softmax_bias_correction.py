@@ -35,10 +35,11 @@ from dqlab.formats.softmax import CorrectedSoftmax
 from dqlab.layers import Quantizer, quantizers
 from dqlab.methods.job import Job
 from dqlab.methods.method import Method, Paper
-from dqlab.trajectory import inactive, replay, tapped
+from dqlab.trajectory import States, inactive, replay, tapped
 
 STRIDE = 4
-"""Of the calibration rows one in so many is looked at: the statistic is a mean over many rows."""
+"""Of each guidance branch's calibration rows one in so many is looked at: the statistic is a mean
+over many rows."""
 ALMOST_ALL = 0.9
 """Lost mass beyond which the correction turns attention into an average."""
 GRANULARITIES = ("tensor", "head", "head_timestep", "row")
@@ -142,7 +143,7 @@ class SoftmaxBiasCorrection(Method):
         by_step = self.granularity == "head_timestep"
         count = len(job.context.schedule) if by_step else 1
         seen = {q.site: LostMass(q, count) for q in mine}
-        states = job.calibration if by_step else job.calibration[::STRIDE]
+        states = job.calibration if by_step else thinned(job.calibration)
         with inactive(mine), tapped(job.denoiser, seen, lambda site, P: seen[site].update(P)):
             replay(job.denoiser, states)
         for quantizer in mine:
@@ -165,6 +166,13 @@ class SoftmaxBiasCorrection(Method):
             quantizer.set_range(Range(scale.clone(), delta.clone()), per_step=True)
         else:
             quantizer.set_range(Range(scale, delta[0]))
+
+
+def thinned(states: States) -> States:
+    """One in `STRIDE` rows of every guidance branch, spread over all steps."""
+    branches = (states.branch == i for i in range(max(1, len(states.branches))))
+    chosen = torch.cat([mine.nonzero().flatten()[::STRIDE] for mine in branches])
+    return states[chosen.sort().values]
 
 
 def _correctable(quantizer: Quantizer) -> bool:

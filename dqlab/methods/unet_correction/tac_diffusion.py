@@ -31,12 +31,14 @@ from torch import Tensor
 
 from dqlab import seeds
 from dqlab.errors import InvalidInputError
+from dqlab.methods.corrected import check_sampler
 from dqlab.methods.correction import Correction, Step
 from dqlab.methods.corrector import Corrector
 from dqlab.methods.job import Job
 from dqlab.methods.method import Method, Paper
-from dqlab.methods.predictions import check_predicts_noise, check_samples
+from dqlab.methods.predictions import check_samples
 from dqlab.methods.run import with_corrector
+from dqlab.models.families import Sampler
 from dqlab.reference import tac_diffusion as paper
 from dqlab.trajectory import record
 
@@ -105,6 +107,9 @@ class Fitting(TacCorrection):
 
     def eps(self, eps: Tensor, step: Step) -> Tensor:
         """Find K on the corrected input, then use it."""
+        if not self.method.ner:
+            self.found["K"].append(torch.ones(eps.shape[1]).to(eps))
+            return eps
         same = self.method.pairing == "same_input"
         r = self.full(step.x, step.t) if same else self.answers[step.index]
         self.found["K"].append(self.method.coefficient(eps, r, step.index))
@@ -173,9 +178,13 @@ class TacDiffusion(Method):
         self.lambda1, self.lambda2, self.tau = lambda1, lambda2, tau
         self.apply_threshold, self.samples = apply_threshold, samples
 
+    def check_sampler(self, pipe: Any, sampler: Sampler) -> None:
+        """A scheduler whose steps can be told apart."""
+        check_sampler(self.slug, pipe, sampler)
+
     def correct(self, job: Job) -> Correction:
         """Run the quantized chain beside the full-precision one, a step's tables at a time."""
-        check_predicts_noise(job, self.slug)
+        self.check_sampler(job.original, job.sampler)
         chosen = seeds.CALIBRATION[: self.samples]
         states, _ = record(job.original, chosen, job.sampler, batch_size=len(chosen))
         answers, rows = states.guided(states.output)
@@ -198,9 +207,7 @@ class TacDiffusion(Method):
         return TacCorrection({"K": K, "B": B}, **setting) if self.ner else InputBias({"B": B})
 
     def coefficient(self, q: Tensor, r: Tensor, index: int) -> Tensor:
-        """K of step `index`, `[C]`; 1 without reconstruction."""
-        if not self.ner:
-            return torch.ones(q.shape[1]).to(q)
+        """K of step `index`, `[C]`."""
         if not bool((q.isfinite() & r.isfinite()).all()):
             raise InvalidInputError(
                 f"A prediction at step {index} is not finite, so tac-diffusion cannot be fitted. "
