@@ -28,12 +28,14 @@ from dqlab.errors import InvalidInputError, NotApplicableError
 from dqlab.fit import capture
 from dqlab.fit.profiles import JOINT
 from dqlab.formats import Format
+from dqlab.layers import Policy, common_policy
 from dqlab.methods.centred import centred, set_searched_ranges
 from dqlab.methods.drawing import draw
 from dqlab.methods.job import Job
 from dqlab.methods.method import Method, Paper, Phase, SetRanges
 from dqlab.methods.reconstruction import Reconstruct
 from dqlab.methods.splitting import split_shortcuts
+from dqlab.models.families import Family
 from dqlab.reference.eda_dm import allocate, density, pairwise_mse, score, variety
 from dqlab.trajectory import States, record
 
@@ -58,6 +60,8 @@ class EdaDm(Method):
         layer_weight: lambda_m; None for the profile's, 0 for plain block reconstruction.
         regularizer: AdaRound's lambda, which the paper leaves out.
         reconstruct: learn rounding and step sizes; round to nearest otherwise.
+        chained: set a layer's range with the layers before it quantized already, as the
+            published code does; default: each on exact inputs.
 
     """
 
@@ -79,10 +83,19 @@ class EdaDm(Method):
         layer_weight: float | None = None,
         regularizer: float = 0.0,
         reconstruct: bool = True,
+        chained: bool = False,
     ):
         self.samples, self.variety, self.radius, self.probe = samples, variety, radius, probe
-        self.symmetric, self.reconstruct = symmetric, reconstruct
+        self.symmetric, self.reconstruct, self.chained = symmetric, reconstruct, chained
         self.layer_weight, self.regularizer = layer_weight, regularizer
+
+    def policy(self, family: Family) -> Policy:
+        """The published code's: the common one, first and last layer and softmax at 8 bits.
+
+        The code takes the first layer it registers for the first one, which in its U-Nets is the
+        time embedding's; here it is the layer that reads the picture.
+        """
+        return replace(common_policy(family.first, family.last), name=self.slug)
 
     def calibrate(self, job: Job) -> States:
         """As many samples of each step as its density and variety earn it."""
@@ -134,7 +147,7 @@ class EdaDm(Method):
 
     def ranges(self, job: Job, sites: Sequence[str]) -> None:
         """Least L_2.4 error over 100 ranges; activations as a moving average over batches."""
-        set_searched_ranges(job, sites)
+        set_searched_ranges(job, sites, chained=self.chained)
 
     def fit(self, job: Job) -> list[Phase]:
         """All ranges first, then rounding and activation step sizes together."""
