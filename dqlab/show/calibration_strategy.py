@@ -10,6 +10,7 @@ import pandas as pd
 from dqlab.phenomena import calibration as cal
 from dqlab.phenomena import calibration_strategy as measured
 from dqlab.phenomena import fine_grained as learned
+from dqlab.phenomena.drift import short_name
 from dqlab.phenomena.ledger import Claim
 from dqlab.phenomena.stored import Stored, to_pictures
 from dqlab.reference.ptq4dm import time_shares
@@ -237,11 +238,17 @@ def pictures(results: Stored) -> Picture:
 
 
 def block_table(block: pd.DataFrame) -> Page:
-    """One block's errors by fit, its own and its inner layers'."""
-    wide = block.pivot(index="fit", columns="layer", values="error").loc[block["fit"].unique()]
-    rows = [(fit, *(f"{value:.3f}" for value in row)) for fit, *row in wide.itertuples()]
-    words = "Held-out squared error, weights at 3 bits, inputs in full precision."
-    return table(words, ("fit", *wide.columns), rows)
+    """Every block's errors by fit, its own and its inner layers'."""
+    rows = []
+    for (path, fit), part in block.groupby(["block", "fit"], sort=False):
+        told = part.set_index("layer")
+        numbers = [told.loc["block", "fitted"], *told["error"]]
+        rows.append((short_name(path), fit, *(f"{value:.3f}" for value in numbers)))
+    words = (
+        "Squared error, weights at 3 bits, inputs in full precision: of the block on the states "
+        "it was fitted to, then of it and of its inner layers on others."
+    )
+    return table(words, ("block", "fit", "fitted", *block["layer"].unique()), rows)
 
 
 def fits_table(units: pd.DataFrame, seconds: pd.DataFrame) -> Page:
