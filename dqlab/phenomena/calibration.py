@@ -27,7 +27,7 @@ from dqlab.methods import describe
 from dqlab.methods.job import Job
 from dqlab.methods.recipe import Recipe, as_recipe
 from dqlab.methods.registry import find
-from dqlab.metrics import to_db
+from dqlab.metrics import mean_sqnr_db, to_db
 from dqlab.models.families import Sampler, family_of
 from dqlab.ranges import grid_search
 from dqlab.reference.brecq import block_loss
@@ -151,6 +151,11 @@ def per_step(powers: pd.DataFrame) -> pd.DataFrame:
     table = sums.sum()
     table["db"] = to_db(table["signal"].tolist(), table["noise"].tolist())
     return table.assign(timestep=table["t"].astype(int))[["source", "step", "timestep", "db"]]
+
+
+def mean_by_source(powers: pd.DataFrame) -> dict[str, float]:
+    """Mean SQNR over steps in dB, by the column source, in the order they come."""
+    return {source: mean_sqnr_db(part) for source, part in powers.groupby("source", sort=False)}
 
 
 def principal_path(F: Tensor, states: States) -> pd.DataFrame:

@@ -115,7 +115,7 @@ def _distribution(eda: pd.DataFrame) -> dict[str, Claim]:
         ),
         "crowd": Claim(
             "a step inside the run has more neighbours than both ends (EDA-DM)",
-            "most near step 60 of 100", crowd, crowd, crowd, "steps", 1.0,
+            "most near t = 40 of 100", crowd, crowd, crowd, "steps", 1.0,
         ),
     }  # fmt: skip
 

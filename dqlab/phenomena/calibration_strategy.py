@@ -305,7 +305,7 @@ def halves(rounded: pd.DataFrame) -> Verdict:
         "half are"
     )
     if noisy < clean - CLEAR_DB:
-        return Verdict("noisy", f"{told}. A change there chooses another picture.")
+        return Verdict("noisy", f"{told}. Rounding near the noise does it.")
     if clean < noisy - CLEAR_DB:
         return Verdict("clean", f"{told}. What is rounded last is never repaired.")
     return Verdict("both", f"{told}. Both count alike.")

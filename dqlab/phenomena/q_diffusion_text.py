@@ -73,19 +73,19 @@ def chosen(states: States, steps: list[int]) -> States:
     return states[torch.isin(states.step, torch.tensor(steps))]
 
 
+def windows(S: int, m: int) -> dict[str, list[int]]:
+    """Of S steps m by name: evenly spread, and the first, middle and last ones."""
+    starts = zip(WINDOWS, (0, (S - m) // 2, S - m), strict=True)
+    return {EVEN: calibration_steps(S, m)} | {n: list(range(at, at + m)) for n, at in starts}
+
+
 def sources(states: States, plan: Plan | None = None) -> dict[str, States]:
     """Calibration sets by name: even ones, windows of as many steps, and one branch alone."""
     plan = plan or Plan()
-    S, m = plan.sampler.num_inference_steps, plan.steps
-    windows = {
-        EVEN: calibration_steps(S, m),
-        **{
-            name: list(range(start, start + m))
-            for name, start in zip(WINDOWS, (0, (S - m) // 2, S - m), strict=True)
-        },
-    }
-    windows |= {f"evenly spread, m = {few}": calibration_steps(S, few) for few in plan.few}
-    found = {name: chosen(states, steps) for name, steps in windows.items()}
+    S = plan.sampler.num_inference_steps
+    steps = windows(S, plan.steps)
+    steps |= {f"evenly spread, m = {few}": calibration_steps(S, few) for few in plan.few}
+    found = {name: chosen(states, some) for name, some in steps.items()}
     even = found[EVEN]
     return found | {ONE_BRANCH: even[even.branch == int(even.branch.max())], MOVING: even}
 

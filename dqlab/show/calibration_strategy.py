@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dqlab.phenomena import calibration as cal
+from dqlab.phenomena import calibration_checks as checks
 from dqlab.phenomena import calibration_strategy as measured
 from dqlab.phenomena import fine_grained as learned
 from dqlab.phenomena.drift import short_name
@@ -266,6 +267,25 @@ def fits_table(units: pd.DataFrame, seconds: pd.DataFrame) -> Page:
         "cost of deciding (median)", "processor seconds",
     )  # fmt: skip
     return table("All units learned, W4A8, on calibration states.", heads, rows)
+
+
+def metrics_table(metrics: pd.DataFrame) -> Page:
+    """What each range metric of PTQ4DM is worth, from `calibration_checks`' frame."""
+    rows = []
+    for (weights, activations), part in metrics.groupby(["weights", "activations"], sort=False):
+        best = cal.mean_by_source(part)
+        for source, db in best.items():
+            bits = f"W{weights}A{activations}"
+            rows.append(
+                (
+                    bits,
+                    checks.NAMED[source],
+                    f"{db:.1f}",
+                    f"{round(db - best['mse'], 1) + 0.0:+.1f}",
+                )
+            )
+    heads = ("bits", "range of least", "SQNR [dB]", "against L2.4 [dB]")
+    return table("The same states and candidates; nothing learned.", heads, rows)
 
 
 def claims_table(claims: Mapping[str, Claim]) -> Page:
