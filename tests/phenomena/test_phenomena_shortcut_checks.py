@@ -10,6 +10,7 @@ from dqlab.phenomena import shortcut_claims as claimed
 from dqlab.phenomena import stored
 from dqlab.phenomena.q_diffusion_text import EVEN, WINDOWS
 from dqlab.show import bimodal_shortcuts as explore
+from dqlab.show.q_diffusion_text import window_page
 from dqlab.trajectory import record
 
 ALL = (EVEN, *WINDOWS, *measured.ENDS)
@@ -48,6 +49,8 @@ def test_everything_is_measured(pipe, plan, monkeypatch) -> None:
     assert table["ratio"][0] == 1
     assert bool((table["worst"] <= table["db"]).all())
     assert set(frames["outcomes"]["name"]) >= {"middle", "chain", "last tenth pictures"}
+    lines = repr(window_page(frames)).splitlines()
+    assert len(lines) == 1 + len(ALL) and lines[1].startswith(EVEN)
 
 
 def pictures(**errors: float) -> pd.DataFrame:
