@@ -152,9 +152,8 @@ def value(
     recipe: str,
     metric: str,
     against: str | None = None,
-    run: str = "tests/benchmarks/time_information.py",
 ) -> Result:
-    """The latest line of a kind, as the benchmark `run` wrote it.
+    """The latest line of a kind.
 
     Raises:
         UnknownNameError: if there is none, with what was measured of this recipe.
@@ -167,7 +166,7 @@ def value(
     measured = sorted({f"W{r.weights}A{r.activations} {r.metric}" for r in mine}) or ["nothing"]
     raise UnknownNameError(
         f"No line has W{bits[0]}A{bits[1]} {metric} of {recipe!r} on {model} over {against!r}; "
-        f"of that recipe there is {', '.join(measured)}. Run {run}."
+        f"of that recipe there is {', '.join(measured)}. Run tests/benchmarks/time_information.py."
     )
 
 

@@ -59,6 +59,8 @@ class EdaDm(Method):
         symmetric: ranges [-tau, tau] as in the paper; asymmetric otherwise.
         layer_weight: lambda_m; None for the profile's, 0 for plain block reconstruction.
         regularizer: AdaRound's lambda, which the paper leaves out.
+        rounding_lr, step_lr: Adam's learning rates of rounding and step sizes, which the scripts
+            tune for every data set and width; None for the profile's.
         reconstruct: learn rounding and step sizes; round to nearest otherwise.
         chained: set a layer's range with the layers before it quantized already, as the
             published code does; default: each on exact inputs.
@@ -82,12 +84,16 @@ class EdaDm(Method):
         symmetric: bool = True,
         layer_weight: float | None = None,
         regularizer: float = 0.0,
+        rounding_lr: float | None = None,
+        step_lr: float | None = None,
         reconstruct: bool = True,
         chained: bool = False,
     ):
         self.samples, self.variety, self.radius, self.probe = samples, variety, radius, probe
         self.symmetric, self.reconstruct, self.chained = symmetric, reconstruct, chained
-        self.layer_weight, self.regularizer = layer_weight, regularizer
+        tuned = {"layer_weight": layer_weight, "rounding_lr": rounding_lr, "step_lr": step_lr}
+        self.tuned = {name: v for name, v in tuned.items() if v is not None}
+        self.tuned["lam"] = regularizer
 
     def policy(self, family: Family) -> Policy:
         """The published code's: the common one, first and last layer and softmax at 8 bits.
@@ -153,9 +159,7 @@ class EdaDm(Method):
         """All ranges first, then rounding and activation step sizes together."""
         phases: list[Phase] = [SetRanges("weight"), SetRanges("activation")]
         if self.reconstruct:
-            usual = JOINT[job.profile]
-            weight = usual.layer_weight if self.layer_weight is None else self.layer_weight
-            settings = replace(usual, layer_weight=weight, lam=self.regularizer)
+            settings = replace(JOINT[job.profile], **self.tuned)
             phases.append(Reconstruct("fine-grained reconstruction", job.teacher, settings))
         return phases
 
