@@ -101,12 +101,12 @@ def shares_and_strip(
 
 
 def strips(results: Stored, names: Sequence[str], sentence: str) -> Picture:
-    """SQNR per step of some sources."""
+    """SQNR per step of some sources, told apart by colour even where both are methods."""
     frame = cal.per_step(results.frames["powers"]).rename(columns={"source": "series"})
     chosen = frame[frame["series"].isin(names)]
     return charts.lines(
         chosen, sentence, x="step", y="db", axes=("", UNIT), steps=True, marks=True,
-        roles={name: LOOKS[name] for name in names},
+        roles={name: LOOKS[name] for name in names} | {"eda-dm": "ablation_2"},
     )  # fmt: skip
 
 

@@ -232,7 +232,8 @@ explore.rug(frames["picks"], f"Who picks what. Blind spot of step 0 alone: a lay
 # %%
 means = cal.per_step(frames["powers"]).groupby("source")["db"].mean()
 words = ", ".join(f"{name} {means[name]:.1f} dB" for name in ("uniform", *measured.METHODS))
-explore.strips(results, ["uniform", "ptq4dm", "clean images"], f"Averaged over steps: {words}.")
+explore.strips(results, ["uniform", *measured.METHODS, "clean images"],
+               f"Averaged over steps: {words}.")  # fmt: skip
 
 # %% [markdown]
 # ### Layers inside a block

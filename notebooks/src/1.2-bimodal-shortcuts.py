@@ -134,7 +134,7 @@ charts.lines(
     y="error",
     log=True,
     axes=("sampler step", "squared error of the state\nmedian over 8 seeds"),
-    roles={checks.LEARNED: "method"},
+    roles={"W8": "ablation_1", "W5": "ablation_2", "W4": "rtn", checks.LEARNED: "method"},
 )
 
 # %% [markdown]
