@@ -104,6 +104,13 @@ def test_every_metric_chooses_among_the_same_hundred_widths(metric: str) -> None
         assert float(high) < 20
 
 
+def test_values_that_a_histogram_tells_apart_are_not_cut_off() -> None:
+    """Each of 60 values has a bin of its own, so by divergence all widths are alike."""
+    x = torch.randn(1, 60, generator=torch.Generator().manual_seed(0))
+    low, high = width_rule("kl")(x, Affine(8, "sym_offset"))
+    assert float(high) == float(x.abs().max()) == -float(low)
+
+
 @pytest.mark.parametrize("slug", ["ptq4dm", "eda-dm"])
 def test_the_papers_policies_are_what_was_quantized(slug: str) -> None:
     policy = recipe(slug).paper_policy(PIXEL_UNET)
