@@ -23,7 +23,7 @@ from dqlab.models.families import Sampler
 from dqlab.paths import data_dir
 from dqlab.phenomena import stored
 from dqlab.phenomena.ledger import Claim, claims_frame, powers_of
-from dqlab.phenomena.q_diffusion_text import EVEN, PLAIN, WINDOWS, windows
+from dqlab.phenomena.q_diffusion_text import EVEN, PLAIN, WINDOWS, chosen, windows
 from dqlab.phenomena.steps import chain_errors
 from dqlab.phenomena.verdicts import Verdict
 from dqlab.trajectory import States, record
@@ -45,6 +45,7 @@ class Plan:
     Attributes:
         trajectories, samples: recorded, and taken of them by every set.
         steps: m of the even set; half windows have m steps too.
+        learned_on: trajectories that rounding is learned on, at the even steps.
         chain: seeds behind the error along a run.
         bits: weights of the chain, to nearest; the last is learned too.
         held_out: trajectories behind every SQNR.
@@ -53,9 +54,10 @@ class Plan:
 
     """
 
-    trajectories: int = 80
-    samples: int = 160
+    trajectories: int = 40
+    samples: int = 80
     steps: int = 10
+    learned_on: int = 16
     chain: int = 8
     bits: tuple[int, ...] = (8, 5, 4)
     held_out: int = 8
@@ -87,11 +89,11 @@ def sets(states: States, plan: Plan | None = None) -> dict[str, States]:
     plan = plan or Plan()
     S = plan.sampler.num_inference_steps
     tenth = max(1, S // 10)
-    chosen = windows(S, plan.steps) | dict(
+    picked = windows(S, plan.steps) | dict(
         zip(ENDS, (list(range(tenth)), list(range(S - tenth, S))), strict=True)
     )
     found = {}
-    for name, steps in chosen.items():
+    for name, steps in picked.items():
         n = [plan.samples // len(steps) if k in steps else 0 for k in range(S)]
         found[name] = pick(states, n, torch.Generator().manual_seed(0))
     return found
@@ -105,12 +107,12 @@ def calibrated_on(pipe, states: States, plan: Plan | None = None):
     )
 
 
-def _windows(pipe, plan: Plan, chosen: dict[str, States], say: stored.Say):
+def _windows(pipe, plan: Plan, given: dict[str, States], say: stored.Say):
     held_out, _ = record(pipe, seeds.HELD_OUT[: plan.held_out], plan.sampler)
     gallery = seeds.GALLERY[: plan.pictures]
     _, exact = record(pipe, gallery, plan.sampler)
     powers, pictures = [], []
-    for name, states in chosen.items():
+    for name, states in given.items():
         q = calibrated_on(pipe, states, plan)
         powers.append(powers_of(q, held_out).assign(source=name))
         made = sample(q, gallery, batch_size=32, sampler=plan.sampler)
@@ -129,7 +131,9 @@ def rounded(pipe, bits: int, states: States, plan: Plan | None = None, learned: 
 
 
 def _chain(pipe, plan: Plan, states: States) -> tuple[pd.DataFrame, pd.DataFrame]:
-    some, even = seeds.HELD_OUT[: plan.chain], sets(states, plan)[EVEN]
+    some, usual = seeds.HELD_OUT[: plan.chain], seeds.CALIBRATION[: plan.learned_on]
+    even = chosen(states, windows(plan.sampler.num_inference_steps, plan.steps)[EVEN])
+    even = even[torch.isin(even.seed, torch.tensor(usual))]
     made = {f"W{bits}": rounded(pipe, bits, even, plan) for bits in plan.bits}
     made[LEARNED] = rounded(pipe, plan.bits[-1], even, plan, learned=True)
     runs = {name: record(q, some, plan.sampler)[0] for name, q in made.items()}

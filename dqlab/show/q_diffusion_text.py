@@ -50,7 +50,8 @@ def window_page(frames: Mapping[str, pd.DataFrame]) -> Page:
         "calibrated on", "SQNR [dB]", "worst step [dB]", "paired squared error, median",
         "of the even set's",
     )  # fmt: skip
-    return table("pixel-unet, W8A8, min-max, nothing learned, 160 states each.", heads, rows)
+    words = f"pixel-unet, W8A8, min-max, nothing learned, {checks.Plan().samples} states each."
+    return table(words, heads, rows)
 
 
 def source_chart(powers: pd.DataFrame) -> Picture:

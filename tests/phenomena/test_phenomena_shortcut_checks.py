@@ -19,7 +19,14 @@ ALL = (EVEN, *WINDOWS, *measured.ENDS)
 @pytest.fixture(scope="module")
 def plan() -> measured.Plan:
     return measured.Plan(
-        trajectories=4, samples=4, steps=2, chain=2, held_out=2, pictures=2, sampler=Sampler(4)
+        trajectories=4,
+        samples=4,
+        steps=2,
+        learned_on=3,
+        chain=2,
+        held_out=2,
+        pictures=2,
+        sampler=Sampler(4),
     )
 
 
