@@ -116,8 +116,8 @@ show.comb(third.sample[:, ::4], grids, sentence=f"{third.name}, natural: {words}
 # ### What rounding does to a run
 #
 # Few levels hurt twice in a sampler: an error made at one step is the input of the next. Weights
-# alone are rounded here, and each run starts from the noise of the exact one. Once they are rounded
-# as chapter 2 will learn to.
+# alone are rounded here, and each run starts from the noise of the exact one. The last of the four
+# networks learned how to round, which is part of the method in chapter 2.
 
 # %%
 also = ph.stored.load(checks.NAME)
