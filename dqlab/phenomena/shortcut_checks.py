@@ -2,8 +2,8 @@
 
     python -m dqlab.phenomena.shortcut_checks
 
-writes data/results/shortcut-checks: about five minutes on one core, half of it for learning to
-round. How single units fared is in lines that tests/benchmarks/reconstruction.py measured.
+writes data/results/shortcut-checks: about three minutes on one core. How single units fared is in
+lines that tests/benchmarks/reconstruction.py measured.
 """
 
 from collections.abc import Sequence
@@ -23,15 +23,14 @@ from dqlab.models.families import Sampler
 from dqlab.paths import data_dir
 from dqlab.phenomena import stored
 from dqlab.phenomena.ledger import Claim, claims_frame, powers_of
-from dqlab.phenomena.q_diffusion_text import EVEN, PLAIN, WINDOWS, chosen, windows
+from dqlab.phenomena.q_diffusion_text import EVEN, PLAIN, WINDOWS, windows
+from dqlab.phenomena.shortcut_claims import grows
 from dqlab.phenomena.steps import chain_errors
-from dqlab.phenomena.verdicts import Verdict
 from dqlab.trajectory import States, record
 
 NAME = "shortcut-checks"
 COMMAND = "python -m dqlab.phenomena.shortcut_checks"
 MODEL = "pixel-unet"
-LEARNED = "W4, learned"
 ENDS = ("first tenth", "last tenth")
 LIVE = 2
 """Seeds whose chain a notebook runs again."""
@@ -45,9 +44,8 @@ class Plan:
     Attributes:
         trajectories, samples: recorded, and taken of them by every set.
         steps: m of the even set; half windows have m steps too.
-        learned_on: trajectories that rounding is learned on, at the even steps.
         chain: seeds behind the error along a run.
-        bits: weights of the chain, to nearest; the last is learned too.
+        bits: weights of the chain, rounded to nearest.
         held_out: trajectories behind every SQNR.
         pictures: gallery seeds behind every paired error.
         sampler: the setting of everything.
@@ -57,11 +55,10 @@ class Plan:
     trajectories: int = 40
     samples: int = 80
     steps: int = 10
-    learned_on: int = 16
     chain: int = 8
     bits: tuple[int, ...] = (8, 5, 4)
-    held_out: int = 8
-    pictures: int = 32
+    held_out: int = 4
+    pictures: int = 24
     sampler: Sampler = field(default_factory=Sampler)
 
 
@@ -78,7 +75,7 @@ def measure(pipe, plan: Plan | None = None, say: stored.Say = stored.silent) -> 
     say("trajectories")
     powers, pictures = _windows(pipe, plan, sets(states, plan), say)
     frames = {"powers": powers, "pictures": pictures}
-    frames["chain"], frames["live"] = _chain(pipe, plan, states)
+    frames["chain"], frames["live"] = _chain(pipe, plan, states[:1])
     say("chain")
     frames["outcomes"] = outcomes(frames)
     return frames, {}
@@ -123,39 +120,20 @@ def _windows(pipe, plan: Plan, given: dict[str, States], say: stored.Say):
     return (pd.concat(parts, ignore_index=True) for parts in (powers, pictures))
 
 
-def rounded(pipe, bits: int, states: States, plan: Plan | None = None, learned: bool = False):
-    """Weights alone rounded, to nearest or as Q-Diffusion learns to; activations stay exact."""
-    chosen = recipe("q-diffusion") if learned else recipe("rtn")
+def rounded(pipe, bits: int, states: States, plan: Plan | None = None):
+    """Weights alone rounded to nearest; activations stay exact, so one state is enough."""
     sampler = (plan or Plan()).sampler
-    return quantize(pipe, chosen, bits, None, sampler=sampler, calibration=states)
+    return quantize(pipe, "rtn", bits, None, sampler=sampler, calibration=states)
 
 
 def _chain(pipe, plan: Plan, states: States) -> tuple[pd.DataFrame, pd.DataFrame]:
-    some, usual = seeds.HELD_OUT[: plan.chain], seeds.CALIBRATION[: plan.learned_on]
-    even = chosen(states, windows(plan.sampler.num_inference_steps, plan.steps)[EVEN])
-    even = even[torch.isin(even.seed, torch.tensor(usual))]
-    made = {f"W{bits}": rounded(pipe, bits, even, plan) for bits in plan.bits}
-    made[LEARNED] = rounded(pipe, plan.bits[-1], even, plan, learned=True)
+    some = seeds.HELD_OUT[: plan.chain]
+    made = {f"W{bits}": rounded(pipe, bits, states, plan) for bits in plan.bits}
     runs = {name: record(q, some, plan.sampler)[0] for name, q in made.items()}
     exact, _ = record(pipe, some, plan.sampler)
     few = {"W4": runs["W4"][torch.isin(runs["W4"].seed, torch.tensor(list(some[:LIVE])))]}
     live = chain_errors(exact[torch.isin(exact.seed, torch.tensor(list(some[:LIVE])))], few)
     return chain_errors(exact, runs), live
-
-
-def lowers(chain: pd.DataFrame) -> Verdict:
-    """What learning to round does to the error along a run, from the frame `chain`."""
-    wide = chain.pivot(index="step", columns="series", values="error")
-    late = wide[wide.index > wide.index.max() / 2]
-    nearest = (late["W4"] / late[LEARNED]).min()
-    eight, last = (float(wide[name].iloc[-1]) for name in ("W8", LEARNED))
-    told = (
-        f"Learned, 4-bit weights are at least {nearest:.1f} times nearer than rounded to nearest "
-        f"in the second half of the run, and end {last / eight:.1f} times as far off as 8 bits"
-    )
-    if nearest > 1:
-        return Verdict("lowers", f"{told}.")
-    return Verdict("no", f"{told}: learning does not keep them nearer.")
 
 
 def window_table(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -193,11 +171,11 @@ def claims(frames: dict[str, pd.DataFrame]) -> dict[str, Claim]:
 
 
 def outcomes(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """What came of every claim, and of learning to round along a run."""
+    """What came of every claim, and of fewer bits along a run."""
     told = claims_frame(claims(frames))
     wide = frames["chain"].pivot(index="step", columns="series", values="error")
-    gain = float(wide["W4"].iloc[-1] / wide[LEARNED].iloc[-1])
-    told.loc[len(told)] = ["chain", gain, gain, gain, lowers(frames["chain"]).key]
+    grown = float(wide["W4"].iloc[-1] / wide["W8"].iloc[-1])
+    told.loc[len(told)] = ["chain", grown, grown, grown, grows(frames["chain"]).key]
     return told
 
 

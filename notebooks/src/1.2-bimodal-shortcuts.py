@@ -116,8 +116,7 @@ show.comb(third.sample[:, ::4], grids, sentence=f"{third.name}, natural: {words}
 # ### What rounding does to a run
 #
 # Few levels hurt twice in a sampler: an error made at one step is the input of the next. Weights
-# alone are rounded here, and each run starts from the noise of the exact one. The last of the four
-# networks learned how to round, which is part of the method in chapter 2.
+# alone are rounded here, to nearest, and each run starts from the noise of the exact one.
 
 # %%
 also = ph.stored.load(checks.NAME)
@@ -125,16 +124,15 @@ also
 
 # %%
 chain = also.frames["chain"]
-growth = claimed.grows(chain[chain["series"] != checks.LEARNED])
-lowered = checks.lowers(chain)
+growth = claimed.grows(chain)
 charts.lines(
     chain,
-    f"{growth} {lowered}",
+    growth.words,
     x="step",
     y="error",
     log=True,
     axes=("sampler step", "squared error of the state\nmedian over 8 seeds"),
-    roles={"W8": "ablation_1", "W5": "ablation_2", "W4": "rtn", checks.LEARNED: "method"},
+    roles={"W8": "ablation_1", "W5": "ablation_2", "W4": "rtn"},
 )
 
 # %% [markdown]
@@ -443,8 +441,9 @@ explore.claims_table(claims)
 # Where splitting gives nothing here, look at the decider: our ratios lie near 1. A deeper network,
 # or one trained longer, may move along that axis; the slider does.
 #
-# Not measured here: what the split is worth once rounding is learned, the symmetric levels of the
-# paper's CIFAR-10 script, windows at 4 bits with reconstruction, and sets of pictures by FID. The
+# Not measured here: what the split is worth once rounding is learned, how the error grows along a
+# run then, the symmetric levels of the paper's CIFAR-10 script, windows at 4 bits with
+# reconstruction, and sets of pictures by FID. The
 # released code sets a layer's activation range with the layers before it quantized; here that is
 # `chained=True`, and `1.1` tells what it changes.
 #
@@ -733,7 +732,7 @@ def extra_scales(layers):
 # ## Recap
 
 # %%
-for verdict in (growth, lowered, natural, effect):
+for verdict in (growth, natural, effect):
     print("-", verdict)
 for claim in claims.values():
     print(f"- {claim.says}: {claim.outcome}")

@@ -40,16 +40,11 @@ def test_sets_have_equally_many_states_of_their_steps(pipe, plan) -> None:
     assert all(len(part.seed.unique()) == 4 for part in found.values())
 
 
-def test_everything_is_measured(pipe, plan, monkeypatch) -> None:
-    real = measured.rounded
-    monkeypatch.setattr(
-        measured, "rounded",
-        lambda pipe, bits, states, plan, learned=False: real(pipe, bits + learned, states, plan),
-    )  # fmt: skip
+def test_everything_is_measured(pipe, plan) -> None:
     frames, tensors = measured.measure(pipe, plan)
     assert tensors == {}
     assert frames["live"]["error"].notna().all() and len(frames["live"]) == 3
-    assert frames["chain"]["series"].unique().tolist() == ["W8", "W5", "W4", measured.LEARNED]
+    assert frames["chain"]["series"].unique().tolist() == ["W8", "W5", "W4"]
     assert frames["powers"]["source"].unique().tolist() == list(ALL)
     assert frames["pictures"].groupby("source").size().tolist() == [2] * 6
     table = measured.window_table(frames)
@@ -81,14 +76,6 @@ def test_windows_are_held_against_evenly_spread_steps() -> None:
         {"pictures": pictures(even=1, first=3, middle=2, last=9, start=1, end=1)}
     )
     assert best["middle"].outcome == "reproduces"
-
-
-@pytest.mark.parametrize(("learned", "key"), [(0.2, "lowers"), (2.0, "no")])
-def test_learning_lowers_the_error_along_a_run_or_does_not(learned: float, key: str) -> None:
-    errors = {"W8": 0.1, "W5": 0.5, "W4": 1.0, measured.LEARNED: learned}
-    rows = [(name, k, e * k) for name, e in errors.items() for k in range(1, 4)]
-    chain = pd.DataFrame(rows, columns=["series", "step", "error"])
-    assert measured.lowers(chain).key == key
 
 
 def test_units_are_read_from_measured_lines() -> None:
