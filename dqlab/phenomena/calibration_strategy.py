@@ -327,7 +327,7 @@ def ruins(pictures: pd.DataFrame) -> Verdict:
 
 
 def drifts(drift: pd.DataFrame) -> Verdict:
-    """The phenomenon: R over sites, the card of the network on the decider axis."""
+    """The phenomenon: R over sites, where the network stands on the decider axis."""
     top = absmax_of(drift)
     ratio = top.amax(1) / top.amin(1)
     middle, many = float(ratio.median()), float((ratio > 2).double().mean())

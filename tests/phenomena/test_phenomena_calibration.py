@@ -242,7 +242,7 @@ def test_the_question_has_four_answers(errors, key: str) -> None:
 
 
 @pytest.mark.parametrize(("tops", "key"), [((1.0, 5.0), "holds"), ((1.0, 1.05), "weaker")])
-def test_drift_is_judged_by_the_card_of_the_decider(tops, key: str) -> None:
+def test_drift_is_judged_by_its_median_and_its_tail(tops, key: str) -> None:
     rows = [(f"s{i}", "up", step, top) for i in range(4) for step, top in enumerate(tops)]
     frame = pd.DataFrame(rows, columns=["site", "branch", "step", "absmax"])
     assert measured.drifts(frame).key == key
