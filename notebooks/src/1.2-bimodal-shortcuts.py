@@ -322,8 +322,8 @@ tables.ledger_table(results.frames["ledger"])
 
 # %%
 painter = dqlab.load(text.MODEL)
-states = text.recorded(painter)
-answers, _ = record(painter, seeds.HELD_OUT[:2])
+states = text.recorded(painter, text.small())
+answers, _ = record(painter, seeds.HELD_OUT[: text.LIVE_SEEDS])
 told = ph.stored.load(text.NAME)
 told
 
@@ -337,6 +337,7 @@ told
 # $$t \in \{0,\ c,\ 2c,\ \dots,\ (m - 1)\,c\},\quad c = \lfloor S / m \rfloor$$
 #
 # With guidance a step asks twice, with the caption and without, so the set holds $2\,m\,n$ states.
+# Here $m = 10$ and, of the runs recorded just now, $n = 4$; stored results have $n = 16$.
 #
 # ```python
 # dqlab.recipe("q-diffusion", steps=10, samples=16)  # m and n
@@ -377,9 +378,8 @@ explore_text.window_page(also.frames)
 # %%
 live = text.calibrated_on(painter, "last steps", sets["last steps"])
 now = metrics.mean_sqnr_db(metrics.error_powers(answers, live.unet))
-stored = told.frames["sources"].query("source == 'last steps'")
-was = metrics.mean_sqnr_db(stored[stored["seed"].isin(seeds.HELD_OUT[:2])])
-print(redo("W8A8, last steps, two seeds", was, now, tolerance=0.2, unit="dB"))
+was = metrics.mean_sqnr_db(told.frames["live"].query("setting == 'last steps'"))
+print(redo("W8A8, last steps of four runs, two seeds", was, now, tolerance=0.2, unit="dB"))
 
 # %% [markdown]
 # ### What attention keeps
@@ -410,8 +410,7 @@ for bits in (8, 4):
 # %%
 live = text.operand_alone(painter, "p", 4, sets[text.EVEN])
 now = metrics.mean_sqnr_db(metrics.error_powers(answers, live.unet))
-stored = told.frames["operands"].query("operand == 'p' and bits == 4")
-was = metrics.mean_sqnr_db(stored[stored["seed"].isin(seeds.HELD_OUT[:2])])
+was = metrics.mean_sqnr_db(told.frames["live"].query("setting == 'softmax'"))
 print(redo("softmax output alone at 4 bits, two seeds", was, now, tolerance=0.2, unit="dB"))
 
 # %%
