@@ -22,7 +22,6 @@ def plan() -> measured.Plan:
         trajectories=4,
         samples=4,
         steps=2,
-        learned_on=3,
         chain=2,
         held_out=2,
         pictures=2,
