@@ -11,7 +11,6 @@ from torch import Tensor
 from dqlab.formats import Affine, Range
 from dqlab.phenomena import bimodal_shortcuts as measured
 from dqlab.phenomena import shortcut_claims as claimed
-from dqlab.phenomena.drift import short_name
 from dqlab.phenomena.ledger import Claim
 from dqlab.phenomena.shortcuts import PARTS, Shortcut, levels_on, split_gains
 from dqlab.phenomena.stored import Stored, to_pictures
@@ -120,9 +119,6 @@ def layers_chart(drift: pd.DataFrame, width: int = 760, height: int = 300) -> Pi
     panel, edges = canvas.panels[0], np.arange(len(reach) + 1) - 0.5
     panel.bars(edges, np.where(mine, 0, reach), role("rtn").colour)
     panel.bars(edges, np.where(mine, reach, 0), role("method").colour)
-    for at in np.flatnonzero(mine):
-        panel.text(at, reach.iloc[at], short_name(reach.index[at].split(".conv_")[0]), ha="center",
-                   va="bottom")  # fmt: skip
     panel.axes.set(xlabel="layers in the order they run", ylabel="largest absolute input")
     words = (
         f"Coloured: the shortcuts on the way up. At most, at {top['layer']}, one reaches "
