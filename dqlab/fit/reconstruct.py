@@ -30,7 +30,7 @@ from dqlab.fit.errors import mean_error
 from dqlab.fit.profiles import Settings
 from dqlab.fit.resume import KeptUnits
 from dqlab.fit.sensitivity import output_gradients
-from dqlab.fit.steps import activation_quantizers, dropped, learnable_steps
+from dqlab.fit.steps import activation_quantizers, dropped, learnable_steps, learned_sites
 from dqlab.fit.units import Unit, inner_layers
 from dqlab.layers import Quantizer
 from dqlab.reference.adaround import beta_at
@@ -190,7 +190,7 @@ def reconstruct(
     """
     started, module = time.perf_counter(), student.get_submodule(unit.path)
     sites = activation_quantizers(module)
-    learned = sites if settings.step_lr is not None else []
+    learned = learned_sites(sites) if settings.step_lr is not None else []
     rounds = settings.rounding_lr is not None and _formatted(student, unit)
     if not (learned or rounds):
         return None

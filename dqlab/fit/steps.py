@@ -26,6 +26,18 @@ def activation_quantizers(module: nn.Module) -> list[Quantizer]:
     ]
 
 
+LEARNED_BITS = 8
+
+
+def learned_sites(sites: Sequence[Quantizer]) -> list[Quantizer]:
+    """Those whose step sizes are learned: of at most 8 bits.
+
+    Q-Diffusion's released code leaves softmax outputs of 16 bits alone. Their step is 1 / 65535,
+    and a single step of Adam at its learning rate of 4e-4 would make it 27 times that.
+    """
+    return [q for q in sites if q.format.bits <= LEARNED_BITS]
+
+
 @contextlib.contextmanager
 def learnable_steps(sites: Sequence[Quantizer], grad_scale: bool) -> Iterator[list[Tensor]]:
     """While inside, every site's scale is a leaf that takes gradients; positive afterwards."""

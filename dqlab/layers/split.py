@@ -1,8 +1,7 @@
 """Sites made of parts: one quantizer for each piece of a channel concatenation.
 
 A layer that reads `cat([x1, x2])` can quantize x1 and x2, and the weight's matching input
-channels, each with a range of its own (Q-Diffusion, Li et al., ICCV 2023, arXiv 2302.04304,
-section 4.2):
+channels, each with a range of its own (Q-Diffusion, Li et al., ICCV 2023, arXiv 2302.04304):
 
     Q(x) Q(W) = Q1(x1) Q1(W1) + Q2(x2) Q2(W2)
 

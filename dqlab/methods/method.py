@@ -172,6 +172,7 @@ def set_ranges(
     observer: Callable[[str, Format], Observer],
     states: States | None = None,
     batch_size: int = BATCH,
+    chained: bool = False,
 ) -> None:
     """Set the ranges of all `sites` that have a format.
 
@@ -182,6 +183,7 @@ def set_ranges(
         observer: made for every activation site; sees its tensors on `states`.
         states: default: the whole calibration set.
         batch_size: rows an observer sees at a time.
+        chained: as `observe`.
 
     """
     found, weights = quantizers(job.denoiser), job.weights_by_site()
@@ -190,7 +192,7 @@ def set_ranges(
         found[site].set_range(of_weight(weights[site], formats[site]))
     watched = {s: observer(s, fmt) for s, fmt in formats.items() if s not in weights}
     if watched:
-        observe(job, watched, states, batch_size)
+        observe(job, watched, states, batch_size, chained)
         for site, seen in watched.items():
             found[site].set_range(seen.range(formats[site]))
 
@@ -200,14 +202,23 @@ def observe(
     observers: dict[str, Any],
     states: States | None = None,
     batch_size: int = BATCH,
+    chained: bool = False,
 ) -> None:
-    """Replay states with activations unquantized; every observer sees its site."""
+    """Replay states; every observer sees its site's unquantized tensor.
+
+    Activations on the way there are unquantized too, so that a site's range does not depend on
+    those before it. If `chained`, each site quantizes by what it has seen so far, this batch
+    included, before the next one is reached, as in the published code of BRECQ's descendants.
+    """
     found = quantizers(job.denoiser)
-    active = [found[site] for site in job.sites("activation")]
-    with (
-        inactive(active),
-        tapped(job.denoiser, observers, lambda site, x: _update(observers[site], site, x)),
-    ):
+    active = [] if chained else [found[site] for site in job.sites("activation")]
+
+    def see(site: str, x: Tensor) -> None:
+        _update(observers[site], site, x)
+        if chained:
+            found[site].set_range(observers[site].range(found[site].format))
+
+    with inactive(active), tapped(job.denoiser, observers, see):
         replay(job.denoiser, job.calibration if states is None else states, batch_size)
 
 

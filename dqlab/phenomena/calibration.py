@@ -6,7 +6,7 @@ on the steps picked.
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ from dqlab.methods import describe
 from dqlab.methods.job import Job
 from dqlab.methods.recipe import Recipe, as_recipe
 from dqlab.methods.registry import find
-from dqlab.metrics import to_db
+from dqlab.metrics import mean_sqnr_db, to_db
 from dqlab.models.families import Sampler, family_of
 from dqlab.ranges import grid_search
 from dqlab.reference.brecq import block_loss
@@ -153,6 +153,11 @@ def per_step(powers: pd.DataFrame) -> pd.DataFrame:
     return table.assign(timestep=table["t"].astype(int))[["source", "step", "timestep", "db"]]
 
 
+def mean_by_source(powers: pd.DataFrame) -> dict[str, float]:
+    """Mean SQNR over steps in dB, by the column source, in the order they come."""
+    return {source: mean_sqnr_db(part) for source, part in powers.groupby("source", sort=False)}
+
+
 def principal_path(F: Tensor, states: States) -> pd.DataFrame:
     """Features `[T, B, ...]` of all states on their two main directions.
 
@@ -193,22 +198,25 @@ def block_errors(
 
     Returns:
         Columns fit ("nearest" first), layer ("block" for the block's own output), error (sum over
-        dimension 1, mean over the rest, of the squared difference).
+        dimension 1, mean over the rest, of the squared difference) and fitted, the same on the
+        calibration rows.
 
     """
     teacher = family_of(watched).denoiser(watched)
     layers = tuple(p for p in describe(watched)["layers"] if p.startswith(f"{path}."))
     unit = Unit(path, "residual", layers)
     full, unseen = (capture(teacher, [path], s)[path] for s in (states, held_out))
+    told = unseen, full
     inner, rows = inner_layers(teacher, unit, full.first(2)), []
     for name in ("nearest", *settings):
         student = _coarse(teacher, layers, bits)
         if name in settings:
             reconstruct(student, teacher, unit, full, states, settings[name], seed=0)
-        rows.append((name, "block", mean_error(student.get_submodule(path), unseen, unseen)))
-        errors = _inner(student, teacher, path, inner, unseen)
-        rows += [(name, layer[len(path) + 1 :], e) for layer, e in errors.items()]
-    return pd.DataFrame(rows, columns=["fit", "layer", "error"])
+        block = student.get_submodule(path)
+        rows.append((name, "block", *(mean_error(block, part, part) for part in told)))
+        errors = [_inner(student, teacher, path, inner, part) for part in told]
+        rows += [(name, layer[len(path) + 1 :], *(e[layer] for e in errors)) for layer in inner]
+    return pd.DataFrame(rows, columns=["fit", "layer", "error", "fitted"])
 
 
 def _coarse(teacher: nn.Module, layers: Sequence[str], bits: int) -> nn.Module:
@@ -232,11 +240,21 @@ def _inner(student: nn.Module, teacher: nn.Module, path: str, layers, fed) -> di
 
 
 @torch.no_grad()
-def rounded_states_db(pipe, states: States, bits: int) -> Tensor:
+def rounded_states_db(
+    pipe, states: States, bits: int, steps: Collection[int] | None = None
+) -> Tensor:
     """SQNR in dB of each trajectory's last state when every x_{t-1} is rounded to `bits`.
 
     The network stays exact. Each state is rounded per tensor within its own extremes, as in
-    PTQ4DM's study of what tolerates rounding (section 3.2). Eta is 0.
+    PTQ4DM's study of what tolerates rounding (section 3.2). Eta is 0, so that x_{t-1} is the mean
+    mu and nothing is drawn by Sigma.
+
+    Args:
+        pipe: full precision.
+        states: recorded trajectories; their first states are where runs start.
+        bits: of the states.
+        steps: whose outcome is rounded, 0 the noisiest; None for all.
+
     """
     model, start = family_of(pipe).denoiser(pipe), states.step == 0
     times = states.t.unique_consecutive().tolist()[: int(states.step.max()) + 1]
@@ -244,9 +262,10 @@ def rounded_states_db(pipe, states: States, bits: int) -> Tensor:
     step = partial(pipe.scheduler.step, eta=0.0)
     exact = rough = states.x[start]
     fmt = Affine(bits)
-    for t in times:
+    for k, t in enumerate(times):
         exact = step(model(exact, t).sample, t, exact).prev_sample
         rough = step(model(rough, t).sample, t, rough).prev_sample
-        rough = fmt.fake_quant(rough, fmt.params(rough.min(), rough.max()))
+        if steps is None or k in steps:
+            rough = fmt.fake_quant(rough, fmt.params(rough.min(), rough.max()))
     power, error = (x.double().square().flatten(1).sum(1) for x in (exact, rough - exact))
     return torch.from_numpy(to_db(power, error))

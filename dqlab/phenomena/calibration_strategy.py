@@ -14,6 +14,7 @@ from torch import Tensor
 from dqlab import seeds
 from dqlab.fit.profiles import JOINT
 from dqlab.methods import quantize, recipe
+from dqlab.methods.drawing import pick
 from dqlab.methods.unet_calibration.eda_dm import EdaDm
 from dqlab.metrics import mean_sqnr_db
 from dqlab.models.families import Sampler, family_of
@@ -23,16 +24,19 @@ from dqlab.phenomena.bits import with_bits
 from dqlab.phenomena.calibration_claims import CROSSED, METHODS, claims
 from dqlab.phenomena.drift import activation_sites, branch_of, watchable
 from dqlab.phenomena.ledger import claims_frame, powers_of
-from dqlab.phenomena.verdicts import Verdict
+from dqlab.phenomena.verdicts import CLEAR_DB, Verdict
 from dqlab.reference.eda_dm import allocate, density, pairwise_mse, variety
 from dqlab.reference.ptq4dm import time_steps
-from dqlab.trajectory import States, record
+from dqlab.trajectory import States, concatenate, record
 
 NAME = "calibration-strategy"
 COMMAND = "python -m dqlab.phenomena.calibration_strategy"
 MODEL = "pixel-unet"
 SOURCES = ("pure noise", "first steps", "clean images", "uniform", "ptq4dm", "eda-dm")
 BLOCK, BLOCK_BITS = "mid_block.resnets.0", 3
+"""The block that is shown, and the bits of its weights."""
+ROUNDED = {"all steps": (8, 12), "noisy half": (8,), "clean half": (8,)}
+"""Where states are rounded, and to how many bits."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,12 @@ class Plan:
 
     Attributes:
         trajectories: recorded to pick from.
-        samples: N, the states a source may pick.
+        samples: N, the states every source picks.
         held_out: trajectories behind every SQNR; the first `crossed` of them behind the matrix.
         pictures: gallery seeds behind every paired error, `kept` of them stored.
         compared: trajectories whose features EDA-DM compares.
         means, spreads: of PTQ4DM's distribution, tried in all pairs.
+        blocks: learned one at a time, each twice.
         iterations: of each block reconstruction.
         sampler: the setting of everything.
 
@@ -60,6 +65,12 @@ class Plan:
     compared: int = 16
     means: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     spreads: tuple[float, ...] = (0.0, 0.1, 0.4)
+    blocks: tuple[str, ...] = (
+        BLOCK,
+        "mid_block.resnets.1",
+        "down_blocks.2.resnets.0",
+        "up_blocks.0.resnets.0",
+    )
     iterations: int = 300
     sampler: Sampler = field(default_factory=Sampler)
 
@@ -95,18 +106,38 @@ def bench_on(pipe, states: States, images: Tensor, plan: Plan | None = None) -> 
 
 
 def sets(b: Bench) -> dict[str, States]:
-    """The calibration states of every source; the methods choose for themselves."""
-    states, T = b.states, int(b.states.step.max()) + 1
-    few = states.seed.unique()[: -(-b.plan.samples // T)]
+    """The calibration states of every source; the methods choose for themselves.
+
+    All have N states, or as many as there are: of one step alone from N trajectories, else from
+    those of the bench, which take turns as the methods' do. Else the number of different
+    trajectories would decide, for more of them reach further.
+    """
+    T = int(b.states.step.max()) + 1
+    alone, images = _as_many_as_samples(b)
+    early = max(1, T // 4)
+    shares = {"first steps": early, "uniform": T}
+    some = {
+        name: pick(b.states, [b.plan.samples // k] * k, torch.Generator().manual_seed(0))
+        for name, k in shares.items()
+    }
     found = {
-        "pure noise": states[states.step == 0],
-        "first steps": states[states.step < max(1, T // 4)],
-        "clean images": cal.finished(states, b.images),
-        "uniform": states[torch.isin(states.seed, few)],
+        "pure noise": alone[alone.step == 0],
+        "first steps": some["first steps"],
+        "clean images": cal.finished(alone, images),
+        "uniform": some["uniform"],
     }
     for slug in METHODS:
         found[slug] = cal.picks_of(b.pipe, recipe(slug, samples=b.plan.samples), b.plan.sampler)
     return found
+
+
+def _as_many_as_samples(b: Bench) -> tuple[States, Tensor]:
+    """N trajectories and their pictures, those of the bench first."""
+    more = seeds.CALIBRATION[b.plan.trajectories : b.plan.samples]
+    if not more:
+        return b.states, b.images
+    states, images = record(b.pipe, more, b.plan.sampler)
+    return concatenate([b.states, states]), torch.cat([b.images, images])
 
 
 def ranges_on(b: Bench, chosen: States) -> pd.DataFrame:
@@ -121,8 +152,8 @@ def measure(pipe, plan: Plan | None = None, say: stored.Say = stored.silent) -> 
         Frames picks (`picked_frame`), powers (source, step, t, seed, signal, noise), pictures
         (source, seed, mse), matrix (ranges_from, step, timestep, db), normal (mu, sigma, step,
         timestep, db), drift (site, branch, step, absmax), eda (step, density, variety, count),
-        path (`principal_path`), block (`block_errors`), rounded (bits, db; a row for each
-        trajectory), outcomes; tensors exact `[kept, ...]`, made `[sources, kept, ...]`.
+        path (`principal_path`), block (block and `block_errors`), rounded (when, bits, db; a row
+        for each trajectory), outcomes; tensors exact `[kept, ...]`, made `[sources, kept, ...]`.
 
     """
     plan = plan or Plan()
@@ -140,18 +171,25 @@ def measure(pipe, plan: Plan | None = None, say: stored.Say = stored.silent) -> 
     frames["eda"], frames["path"] = _features(b)
     say("distributions")
     some = first(held_out, plan.crossed)
-    frames["block"] = block_frame(pipe, chosen["eda-dm"], some, plan.iterations)
-    say("block")
+    parts = []
+    for path in plan.blocks:
+        found = block_frame(pipe, chosen["eda-dm"], some, plan.iterations, path)
+        parts.append(found.assign(block=path))
+        say(path)
+    frames["block"] = pd.concat(parts, ignore_index=True)
     frames["rounded"] = _rounded(pipe, held_out)
     frames["outcomes"] = outcomes(frames)
     return frames, {"exact": stored.to_bytes(exact[: plan.kept]), "made": made}
 
 
 def _rounded(pipe, held_out: States) -> pd.DataFrame:
-    parts = [
-        pd.DataFrame({"bits": bits, "db": cal.rounded_states_db(pipe, held_out, bits).tolist()})
-        for bits in (8, 12)
-    ]
+    T = int(held_out.step.max()) + 1
+    steps = {"noisy half": range(T // 2), "clean half": range(T // 2, T)}
+    parts = []
+    for when, widths in ROUNDED.items():
+        for bits in widths:
+            db = cal.rounded_states_db(pipe, held_out, bits, steps.get(when))
+            parts.append(pd.DataFrame({"when": when, "bits": bits, "db": db.tolist()}))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -240,7 +278,9 @@ def _features(b: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
     return frame, cal.principal_path(F, b.states)
 
 
-def block_frame(pipe, states: States, held_out: States, iterations: int) -> pd.DataFrame:
+def block_frame(
+    pipe, states: States, held_out: States, iterations: int, path: str = BLOCK
+) -> pd.DataFrame:
     """One block's 3-bit weights learned with and without the losses of its inner layers.
 
     Returns:
@@ -252,7 +292,23 @@ def block_frame(pipe, states: States, held_out: States, iterations: int) -> pd.D
     )
     fits = {"block loss": replace(plain, layer_weight=0.0), "with layer losses": plain}
     watched = watchable(pipe, states)
-    return cal.block_errors(watched, states, held_out, BLOCK, BLOCK_BITS, fits)
+    return cal.block_errors(watched, states, held_out, path, BLOCK_BITS, fits)
+
+
+def halves(rounded: pd.DataFrame) -> Verdict:
+    """Which half of the run tolerates rounded states less, from the frame `rounded`."""
+    eight = rounded[rounded["bits"] == 8].groupby("when")["db"].median()
+    all_, noisy, clean = (eight[name] for name in ROUNDED)
+    told = (
+        f"States rounded to 8 bits leave the last one {all_:.1f} dB (median): {noisy:.1f} dB if "
+        f"only those of the noisy half of the run are, {clean:.1f} dB if only those of the clean "
+        "half are"
+    )
+    if noisy < clean - CLEAR_DB:
+        return Verdict("noisy", f"{told}. Rounding near the noise does it.")
+    if clean < noisy - CLEAR_DB:
+        return Verdict("clean", f"{told}. What is rounded last is never repaired.")
+    return Verdict("both", f"{told}. Both count alike.")
 
 
 def ruins(pictures: pd.DataFrame) -> Verdict:
@@ -271,7 +327,7 @@ def ruins(pictures: pd.DataFrame) -> Verdict:
 
 
 def drifts(drift: pd.DataFrame) -> Verdict:
-    """The phenomenon: R over sites, the card of the network on the decider axis."""
+    """The phenomenon: R over sites, where the network stands on the decider axis."""
     top = absmax_of(drift)
     ratio = top.amax(1) / top.amin(1)
     middle, many = float(ratio.median()), float((ratio > 2).double().mean())

@@ -7,7 +7,7 @@ attention suffers from few bits, so that the paper's script gives the softmax ou
 steps and guidance branches a calibration set must have seen. Nothing is learned here.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 import torch
@@ -34,6 +34,8 @@ EVEN = "evenly spread"
 WINDOWS = ("first steps", "middle steps", "last steps")
 ONE_BRANCH = "evenly spread, captions only"
 MOVING = "evenly spread, moving ranges"
+LIVE, LIVE_SEEDS = 4, 2
+"""Calibration trajectories and held-out seeds of what a notebook measures again."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,12 @@ class Plan:
     sampler: Sampler = field(default_factory=Sampler)
 
 
+def small(plan: Plan | None = None) -> Plan:
+    """The plan of what a notebook measures again."""
+    plan = plan or Plan()
+    return replace(plan, trajectories=min(LIVE, plan.trajectories))
+
+
 def recorded(pipe, plan: Plan | None = None) -> States:
     """The full-precision trajectories that calibration sets are taken from, all steps."""
     plan = plan or Plan()
@@ -73,19 +81,19 @@ def chosen(states: States, steps: list[int]) -> States:
     return states[torch.isin(states.step, torch.tensor(steps))]
 
 
+def windows(S: int, m: int) -> dict[str, list[int]]:
+    """Of S steps m by name: evenly spread, and the first, middle and last ones."""
+    starts = zip(WINDOWS, (0, (S - m) // 2, S - m), strict=True)
+    return {EVEN: calibration_steps(S, m)} | {n: list(range(at, at + m)) for n, at in starts}
+
+
 def sources(states: States, plan: Plan | None = None) -> dict[str, States]:
     """Calibration sets by name: even ones, windows of as many steps, and one branch alone."""
     plan = plan or Plan()
-    S, m = plan.sampler.num_inference_steps, plan.steps
-    windows = {
-        EVEN: calibration_steps(S, m),
-        **{
-            name: list(range(start, start + m))
-            for name, start in zip(WINDOWS, (0, (S - m) // 2, S - m), strict=True)
-        },
-    }
-    windows |= {f"evenly spread, m = {few}": calibration_steps(S, few) for few in plan.few}
-    found = {name: chosen(states, steps) for name, steps in windows.items()}
+    S = plan.sampler.num_inference_steps
+    steps = windows(S, plan.steps)
+    steps |= {f"evenly spread, m = {few}": calibration_steps(S, few) for few in plan.few}
+    found = {name: chosen(states, some) for name, some in steps.items()}
     even = found[EVEN]
     return found | {ONE_BRANCH: even[even.branch == int(even.branch.max())], MOVING: even}
 
@@ -127,7 +135,8 @@ def measure(pipe, plan: Plan | None = None, say: stored.Say = stored.silent) -> 
 
     Returns:
         Frames of error powers (step, t, seed, signal, noise) with columns for the setting:
-        operands (operand, bits), policies (weights, softmax), sources (source, rows).
+        operands (operand, bits), policies (weights, softmax), sources (source, rows), live
+        (setting, with the `small` plan).
 
     """
     plan = plan or Plan()
@@ -151,7 +160,21 @@ def measure(pipe, plan: Plan | None = None, say: stored.Say = stored.silent) -> 
     for name, part in sets.items():
         see("sources", calibrated_on(pipe, name, part, plan), source=name, rows=len(part))
     found = {name: pd.concat(parts, ignore_index=True) for name, parts in frames.items()}
+    found["live"] = again(pipe, plan)
     return found | {"outcomes": outcomes(found)}, {}
+
+
+def again(pipe, plan: Plan | None = None) -> pd.DataFrame:
+    """W8A8 from the last steps, and the softmax output alone at 4 bits, by `small` sets."""
+    plan = small(plan)
+    sets = sources(recorded(pipe, plan), plan)
+    held_out, _ = record(pipe, seeds.HELD_OUT[:LIVE_SEEDS], plan.sampler)
+    made = {
+        "last steps": calibrated_on(pipe, "last steps", sets["last steps"], plan),
+        "softmax": operand_alone(pipe, "p", 4, sets[EVEN], plan),
+    }
+    parts = [powers_of(q, held_out).assign(setting=name) for name, q in made.items()]
+    return pd.concat(parts, ignore_index=True)
 
 
 def operand_table(powers: pd.DataFrame) -> pd.DataFrame:

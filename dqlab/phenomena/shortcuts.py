@@ -1,7 +1,7 @@
 """Two populations in one tensor: what the shortcuts of a U-Net read, layer by layer.
 
 A shortcut convolution reads cat([x1, x2]): the deep, hidden features and the skip features of
-the way down (Q-Diffusion, Li et al., ICCV 2023, arXiv 2302.04304, section 4.2). Its decider is
+the way down (Q-Diffusion, Li et al., ICCV 2023, arXiv 2302.04304). Its decider is
 
     rho_X = max|x1| / max|x2|
 

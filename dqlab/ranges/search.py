@@ -136,11 +136,16 @@ def shrunk(values: Tensor, fmt: Format, loss_of: LossOf) -> Bounds:
     return _in_chunks(values, lambda rows: _best(fmt, _shrinks(rows), loss_of(rows, fmt)))
 
 
-def gridded(values: Tensor, fmt: Format, loss_of: LossOf, two: bool) -> Bounds:
-    """Best grid candidate of each row, 2-D for rows with both signs if `two`."""
+def gridded(
+    values: Tensor, fmt: Format, loss_of: LossOf, two: bool, widest_first: bool = False
+) -> Bounds:
+    """Best grid candidate of each row, 2-D for rows with both signs if `two`.
+
+    The narrower of two equal ones, as in QDrop's code, or the wider if `widest_first`.
+    """
 
     def search(rows: Tensor) -> Bounds:
-        low, high = _best(fmt, _grid_1d(rows), loss_of(rows, fmt))
+        low, high = _best(fmt, _grid_1d(rows, widest_first), loss_of(rows, fmt))
         least, most = extremes(rows)
         both = (least < 0) & (most > 0)
         if two and both.any():
@@ -162,11 +167,12 @@ def _shrinks(rows: Tensor) -> Iterator[Bounds]:
     return ((low * (1 - 0.01 * k), high * (1 - 0.01 * k)) for k in range(SHRINKS))
 
 
-def _grid_1d(rows: Tensor) -> Iterator[Bounds]:
+def _grid_1d(rows: Tensor, widest_first: bool = False) -> Iterator[Bounds]:
     low, high = extremes(rows)
     tau = torch.maximum(low.abs(), high.abs())
     down, up = -tau * (low < 0), tau * (high > 0)
-    return ((down * (i / GRID), up * (i / GRID)) for i in range(1, GRID + 1))
+    shares = range(GRID, 0, -1) if widest_first else range(1, GRID + 1)
+    return ((down * (i / GRID), up * (i / GRID)) for i in shares)
 
 
 def _grid_2d(rows: Tensor, fmt: Affine) -> Iterator[Bounds]:

@@ -37,7 +37,7 @@ def split_product(
     Q_X: tuple[Quantize, Quantize],
     Q_W: tuple[Quantize, Quantize],
 ) -> Tensor:
-    """Q_X1(X1) Q_W1(W1) + Q_X2(X2) Q_W2(W2) + b, the split shortcut (section 4.2).
+    """Q_X1(X1) Q_W1(W1) + Q_X2(X2) Q_W2(W2) + b, the split shortcut.
 
     `X1` [N, C1, H, W] and `X2` [N, C2, H, W]; `W1` [Co, C1, 1, 1] and `W2` [Co, C2, 1, 1].
     """

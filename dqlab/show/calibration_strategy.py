@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 
 from dqlab.phenomena import calibration as cal
+from dqlab.phenomena import calibration_checks as checks
 from dqlab.phenomena import calibration_strategy as measured
 from dqlab.phenomena import fine_grained as learned
+from dqlab.phenomena.drift import short_name
 from dqlab.phenomena.ledger import Claim
 from dqlab.phenomena.stored import Stored, to_pictures
 from dqlab.reference.ptq4dm import time_shares
@@ -99,12 +101,12 @@ def shares_and_strip(
 
 
 def strips(results: Stored, names: Sequence[str], sentence: str) -> Picture:
-    """SQNR per step of some sources."""
+    """SQNR per step of some sources, told apart by colour even where both are methods."""
     frame = cal.per_step(results.frames["powers"]).rename(columns={"source": "series"})
     chosen = frame[frame["series"].isin(names)]
     return charts.lines(
         chosen, sentence, x="step", y="db", axes=("", UNIT), steps=True, marks=True,
-        roles={name: LOOKS[name] for name in names},
+        roles={name: LOOKS[name] for name in names} | {"eda-dm": "ablation_2"},
     )  # fmt: skip
 
 
@@ -237,11 +239,17 @@ def pictures(results: Stored) -> Picture:
 
 
 def block_table(block: pd.DataFrame) -> Page:
-    """One block's errors by fit, its own and its inner layers'."""
-    wide = block.pivot(index="fit", columns="layer", values="error").loc[block["fit"].unique()]
-    rows = [(fit, *(f"{value:.3f}" for value in row)) for fit, *row in wide.itertuples()]
-    words = "Held-out squared error, weights at 3 bits, inputs in full precision."
-    return table(words, ("fit", *wide.columns), rows)
+    """Every block's errors by fit, its own and its inner layers'."""
+    rows = []
+    for (path, fit), part in block.groupby(["block", "fit"], sort=False):
+        told = part.set_index("layer")
+        numbers = [told.loc["block", "fitted"], *told["error"]]
+        rows.append((short_name(path), fit, *(f"{value:.3f}" for value in numbers)))
+    words = (
+        "Squared error, weights at 3 bits, inputs in full precision: of the block on the states "
+        "it was fitted to, then of it and of its inner layers on others."
+    )
+    return table(words, ("block", "fit", "fitted", *block["layer"].unique()), rows)
 
 
 def fits_table(units: pd.DataFrame, seconds: pd.DataFrame) -> Page:
@@ -259,6 +267,25 @@ def fits_table(units: pd.DataFrame, seconds: pd.DataFrame) -> Page:
         "cost of deciding (median)", "processor seconds",
     )  # fmt: skip
     return table("All units learned, W4A8, on calibration states.", heads, rows)
+
+
+def metrics_table(metrics: pd.DataFrame) -> Page:
+    """What each range metric of PTQ4DM is worth, from `calibration_checks`' frame."""
+    rows = []
+    for (weights, activations), part in metrics.groupby(["weights", "activations"], sort=False):
+        best = cal.mean_by_source(part)
+        for source, db in best.items():
+            bits = f"W{weights}A{activations}"
+            rows.append(
+                (
+                    bits,
+                    checks.NAMED[source],
+                    f"{db:.1f}",
+                    f"{round(db - best['mse'], 1) + 0.0:+.1f}",
+                )
+            )
+    heads = ("bits", "range of least", "SQNR [dB]", "against L2.4 [dB]")
+    return table("The same states and candidates; nothing learned.", heads, rows)
 
 
 def claims_table(claims: Mapping[str, Claim]) -> Page:

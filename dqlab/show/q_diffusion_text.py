@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from dqlab.phenomena import q_diffusion_text as measured
+from dqlab.phenomena import shortcut_checks as checks
 from dqlab.phenomena.calibration import per_step
 from dqlab.show import charts
 from dqlab.show.bundle import Page, Picture
@@ -32,6 +35,23 @@ def source_page(powers: pd.DataFrame) -> Page:
         )
     heads = ("calibrated on", "states", "SQNR [dB]", "worst step [dB]", "against even [dB]")
     return table("W8A8, min-max, nothing learned; 95 % intervals over seeds.", heads, rows)
+
+
+def window_page(frames: Mapping[str, pd.DataFrame]) -> Page:
+    """Windows judged by final pictures on `pixel-unet`, from `shortcut_checks`' frames."""
+    rows = [
+        (
+            row["source"], f"{row['db']:.1f}", f"{row['worst']:.1f}", f"{row['mse']:.2e}",
+            f"{row['ratio']:.1f} ×" if row["source"] != measured.EVEN else "",
+        )
+        for row in checks.window_table(frames).to_dict("records")
+    ]  # fmt: skip
+    heads = (
+        "calibrated on", "SQNR [dB]", "worst step [dB]", "paired squared error, median",
+        "of the even set's",
+    )  # fmt: skip
+    words = f"pixel-unet, W8A8, min-max, nothing learned, {checks.Plan().samples} states each."
+    return table(words, heads, rows)
 
 
 def source_chart(powers: pd.DataFrame) -> Picture:

@@ -218,6 +218,24 @@ def test_learned_steps_follow_lsq_and_stay_positive() -> None:
     assert gradients[1] == pytest.approx(gradients[0] / (4 * 7) ** 0.5)
 
 
+def test_sixteen_bit_softmax_steps_are_left_alone() -> None:
+    """At 4e-4 Adam would move a step of 1 / 65535 past zero at once."""
+    made = bench(weights=None, activations=4, rows=8)
+    unit = next(u for u in made.units if u.kind == "attention")
+    softmax = next(
+        q for q in activation_quantizers(made.student.get_submodule(unit.path))
+        if q.site.endswith(".p")
+    )  # fmt: skip
+    softmax.format = Affine(16, "always_zero")
+    softmax.set_range(softmax.format.params(torch.tensor(0.0), torch.tensor(1.0)))
+    others = {q.site: q.scale for q in activation_quantizers(made.student) if q is not softmax}
+    settings = replace(STEPS["teach"], iterations=5)
+    reconstruct_all(made.student, made.teacher, [unit], made.states, settings, seed=0)
+    assert softmax.scale == torch.tensor(1 / 65535)
+    after = {q.site: q.scale for q in activation_quantizers(made.student) if q is not softmax}
+    assert any(not torch.equal(after[s], others[s]) for s in after)
+
+
 def test_dropped_elements_pass_untouched_and_only_inside() -> None:
     quantizer = Quantizer("x", StepContext())
     quantizer.format = Affine(2)

@@ -87,6 +87,15 @@ def test_impossible_settings_are_refused() -> None:
         quantize(pipeline(), "eda-dm", 4, 8, sampler={"num_inference_steps": 2})
 
 
+def test_what_scripts_tune_can_be_set_and_the_rest_is_the_profiles() -> None:
+    job = SimpleNamespace(profile="paper", teacher=None)
+    usual = EdaDm().fit(job)[-1].settings
+    assert usual == JOINT["paper"]
+    tuned = EdaDm(layer_weight=0.0, rounding_lr=5e-2, regularizer=0.01).fit(job)[-1].settings
+    assert tuned == replace(usual, layer_weight=0.0, rounding_lr=5e-2, lam=0.01)
+    assert EdaDm(step_lr=1e-3).fit(job)[-1].settings == replace(usual, step_lr=1e-3)
+
+
 def test_a_model_without_middle_attention_needs_a_probe() -> None:
     pipe = new_pipeline(add_attention=False)
     with pytest.raises(NotApplicableError, match="probe="):

@@ -12,8 +12,9 @@ from dqlab.errors import InvalidInputError, UnknownNameError
 from dqlab.formats import Affine
 from dqlab.layers import quantizers
 from dqlab.methods import describe, quantize, recipe
+from dqlab.methods.centred import METRICS, width_rule
 from dqlab.methods.unet_calibration.ptq4dm import Ptq4dm
-from dqlab.models.families import Sampler
+from dqlab.models.families import PIXEL_UNET, Sampler
 from dqlab.ranges import min_max
 from dqlab.reference.ptq4dm import time_steps
 from dqlab.trajectory import record
@@ -73,17 +74,53 @@ def test_levels_lie_around_zero_and_every_site_has_a_range() -> None:
 
 
 def test_every_range_metric_is_another_range() -> None:
-    states = recorded()[0][:2]
-    scales = set()
-    for metric in ("mse", "l1", "cosine", "kl"):
+    x = torch.randn(1, 5_000, generator=torch.Generator().manual_seed(0)) ** 3
+    found = {float(width_rule(m)(x, Affine(4, "sym_offset"))[1]) for m in METRICS}
+    assert len(found) >= 3
+    states, scales = recorded()[0][:2], set()
+    for metric in ("mse", "l1"):
         chosen = recipe("ptq4dm", metric=metric)
         q = quantize(pipeline(), chosen, 8, 4, sampler=SAMPLER, calibration=states)
         scales.add(float(quantizers(q.unet)["mid_block.resnets.0.conv1.input"].range.scale))
-    assert len(scales) >= 3
+    assert len(scales) == 2
     with pytest.raises(UnknownNameError, match="mse, l1, cosine, kl"):
         quantize(
             pipeline(), recipe("ptq4dm", metric="l7"), 8, 4, sampler=SAMPLER, calibration=states
         )
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_chooses_among_the_same_hundred_widths(metric: str) -> None:
+    """One of them is below a fifth: a lone 100 among 20,000 unit normals is not worth a level.
+
+    Cut to 5 it costs 95 / 20,000 in L1; kept, the step of 200 / 255 costs others a quarter of it.
+    """
+    x = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+    x[0] = 100.0
+    low, high = width_rule(metric)(x[None], Affine(8, "sym_offset"))
+    assert float(high) == -float(low)
+    assert float(high) == pytest.approx(round(float(high)), abs=1e-3)
+    if metric == "l1":
+        assert float(high) < 20
+
+
+def test_values_that_a_histogram_tells_apart_are_not_cut_off() -> None:
+    """Each of 60 values has a bin of its own, so by divergence all widths are alike."""
+    x = torch.randn(1, 60, generator=torch.Generator().manual_seed(0))
+    low, high = width_rule("kl")(x, Affine(8, "sym_offset"))
+    assert float(high) == float(x.abs().max()) == -float(low)
+
+
+@pytest.mark.parametrize("slug", ["ptq4dm", "eda-dm"])
+def test_the_papers_policies_are_what_was_quantized(slug: str) -> None:
+    policy = recipe(slug).paper_policy(PIXEL_UNET)
+    assert policy.name == slug
+    assert policy.format("conv_in.weight", 4, 6) == Affine(8)
+    assert policy.format("mid_block.resnets.0.conv1.input", 4, 6) == Affine(6)
+    assert policy.format("mid_block.attentions.0.to_q.weight", 4, 6) == Affine(4)
+    operands = [policy.format(f"mid_block.attentions.0.{x}", 4, 6) for x in "qkvp"]
+    wanted = [Affine(6)] * 3 + [Affine(8, "always_zero")]
+    assert operands == ([None] * 4 if slug == "ptq4dm" else wanted)
 
 
 def test_impossible_settings_are_refused_before_anything_changes() -> None:

@@ -18,7 +18,7 @@ from dqlab.methods import describe, load, quantize, recipe
 from dqlab.methods.method import SetRanges
 from dqlab.methods.reconstruction import Reconstruct
 from dqlab.models.families import LATENT_UNET
-from dqlab.trajectory import record
+from dqlab.trajectory import record, replay, tapped
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +115,24 @@ def test_moving_ranges_see_the_whole_set() -> None:
         low, high = 0.95 * low + 0.05 * new.min, 0.95 * high + 0.05 * new.max
     site = quantizers(pipe.unet)["conv_in.input"]
     torch.testing.assert_close(site.scale, (high - low) / 255)
+
+
+@pytest.mark.parametrize("chained", [True, False])
+def test_chained_ranges_are_those_of_the_quantized_network(chained: bool) -> None:
+    """Asked again, every site of the quantized network reaches exactly as far as its range."""
+    states = recorded()[0][:4]
+    chosen = recipe("q-diffusion", search=False, reconstruct=False, chained=chained)
+    pipe = quantize(pipeline(), chosen, 8, 2, sampler=SAMPLER, calibration=states)
+    found, seen = quantizers(pipe.unet), {}
+    sites = [s for s, q in found.items() if ".weight" not in s and q.format]
+    with tapped(pipe.unet, sites, lambda site, x: seen.__setitem__(site, x)):
+        replay(pipe.unet, states)
+    alike = [
+        torch.allclose(found[s].format.params(*seen[s].aminmax()).scale, found[s].scale, rtol=1e-5)
+        for s in sites
+    ]
+    assert all(alike) == chained
+    assert alike[sites.index("conv_in.input")]
 
 
 def test_the_papers_policy_spares_no_layer() -> None:

@@ -16,6 +16,7 @@ from dqlab.reference.ptq4dm import time_steps
 PLAN = {
     "trajectories": 24, "samples": 24, "held_out": 2, "crossed": 1, "pictures": 2, "kept": 1,
     "compared": 2, "means": (0.0, 1.0), "spreads": (0.0,), "iterations": 2,
+    "blocks": ("mid_block.resnets.0",),
 }  # fmt: skip
 
 
@@ -113,6 +114,9 @@ def test_finer_states_change_less(pipe, run) -> None:
     """Each bit is worth 6 dB where rounding errors only add up."""
     coarse, fine = (cal.rounded_states_db(pipe, run[0], bits) for bits in (8, 14))
     assert (fine - coarse).tolist() == pytest.approx([36, 36], abs=4)
+    exact, last = (cal.rounded_states_db(pipe, run[0], 8, steps) for steps in ((), (2,)))
+    assert exact.tolist() == [float("inf")] * 2
+    assert bool((last > coarse).all())
 
 
 def powers(**db: float) -> pd.DataFrame:
@@ -126,13 +130,19 @@ def powers(**db: float) -> pd.DataFrame:
     )
 
 
-def block(plain: float, fine: float) -> pd.DataFrame:
+def block(plain: float, fine: float, fitted: float = 0.05) -> pd.DataFrame:
     rows = [
-        (fit, layer, error)
+        (path, fit, layer, error, fitted)
+        for path in ("a", "b")
         for fit, error in (("nearest", 1.0), ("block loss", plain), ("with layer losses", fine))
         for layer in ("block", "conv1", "time_emb_proj")
     ]
-    return pd.DataFrame(rows, columns=["fit", "layer", "error"])
+    return pd.DataFrame(rows, columns=["block", "fit", "layer", "error", "fitted"])
+
+
+def rounded(all_: float, noisy: float, clean: float) -> pd.DataFrame:
+    db = {"all steps": all_, "noisy half": noisy, "clean half": clean}
+    return pd.DataFrame({"when": list(db), "bits": 8, "db": list(db.values())})
 
 
 @pytest.mark.parametrize(
@@ -164,7 +174,7 @@ def told_by(**frames: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "matrix": pd.DataFrame({"ranges_from": [0, 1, 2], "db": [20.0, 25.0, 28.0]}),
         "pictures": pd.DataFrame(rows, columns=["source", "seed", "mse"]),
         "eda": pd.DataFrame({"density": [1, 3, 3, 0], "variety": [9.0, 1.0, 1.5, 8.0]}),
-        "rounded": pd.DataFrame({"bits": 8, "db": [36.0, 40.0, 44.0]}),
+        "rounded": rounded(40, 41, 42),
         "block": block(4.0, 0.1),
     }
     return yes | frames
@@ -185,6 +195,10 @@ def test_all_claims_can_hold() -> None:
         ({"eda": pd.DataFrame({"density": [3, 1, 1, 3], "variety": [9.0, 1, 1, 8]})}, "crowd"),
         ({"eda": pd.DataFrame({"density": [1, 3, 3, 0], "variety": [1.0, 9, 9, 1]})}, "ends"),
         ({"block": block(4.0, 1.5)}, "block"),
+        ({"block": block(0.2, 0.3)}, "block closer"),
+        ({"block": block(0.2, 0.1)}, "lost"),
+        ({"block": block(4.0, 0.1, fitted=4.0)}, "overfit"),
+        ({"rounded": rounded(19, 20, 40)}, "states"),
     ],
 )
 def test_each_claim_can_fail(frame: dict, claim: str) -> None:
@@ -196,6 +210,13 @@ def test_pictures_are_held_against_the_best_source_of_one_kind() -> None:
     found = measured.claims(told_by())["eda-dm pictures"]
     assert found.measured == found.low == found.high == 2
     assert "first steps" in found.says
+
+
+@pytest.mark.parametrize(
+    ("noisy", "clean", "key"), [(20, 40, "noisy"), (40, 20, "clean"), (30, 30.5, "both")]
+)
+def test_the_half_that_tolerates_less_is_told(noisy: float, clean: float, key: str) -> None:
+    assert measured.halves(rounded(19, noisy, clean)).key == key
 
 
 def test_steps_that_earn_more_get_more() -> None:
@@ -221,7 +242,7 @@ def test_the_question_has_four_answers(errors, key: str) -> None:
 
 
 @pytest.mark.parametrize(("tops", "key"), [((1.0, 5.0), "holds"), ((1.0, 1.05), "weaker")])
-def test_drift_is_judged_by_the_card_of_the_decider(tops, key: str) -> None:
+def test_drift_is_judged_by_its_median_and_its_tail(tops, key: str) -> None:
     rows = [(f"s{i}", "up", step, top) for i in range(4) for step, top in enumerate(tops)]
     frame = pd.DataFrame(rows, columns=["site", "branch", "step", "absmax"])
     assert measured.drifts(frame).key == key
@@ -232,6 +253,8 @@ def test_everything_is_measured(pipe, plan, shipped) -> None:
     assert set(frames) >= {"picks", "matrix", "normal", "eda", "path", "block"}
     assert tensors["made"].shape == (6, 1, 3, 8, 8)
     assert len(frames["matrix"]) == 9
+    assert frames["block"]["block"].unique().tolist() == list(plan.blocks)
+    assert measured.halves(frames["rounded"]).words
     assert frames["eda"]["count"].sum() == plan.samples
     assert set(frames["outcomes"]["name"]) >= {"single", "nearer", "ends", "cure", "ruins"}
 

@@ -57,6 +57,7 @@ def test_everything_is_measured(frames) -> None:
     assert frames["operands"].groupby(["operand", "bits"]).ngroups == 3
     assert frames["policies"]["softmax"].unique().tolist() == [16, 8]
     assert frames["sources"]["source"].nunique() == 7
+    assert frames["live"]["setting"].unique().tolist() == ["last steps", "softmax"]
     table = measured.operand_table(frames["operands"]).set_index(["operand", "bits"])["db"]
     assert table["p", 16] > table["p", 4]
     even = measured.source_table(frames["sources"]).set_index("source").loc[measured.EVEN]

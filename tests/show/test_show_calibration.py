@@ -54,10 +54,30 @@ def test_pictures_say_what_the_frames_hold(results) -> None:
 
 
 def test_tables_have_a_row_for_every_fit_and_claim(results) -> None:
-    words = repr(explore.block_table(results.frames["block"]))
-    assert words.count("\n") == 3
+    block = results.frames["block"]
+    words = repr(explore.block_table(block))
+    assert words.count("\n") == 3 * block["block"].nunique() == 12
+    mine = block.query("block == 'mid_block.resnets.0' and fit == 'nearest'").set_index("layer")
+    numbers = [mine.loc["block", "fitted"], *mine["error"]]
+    assert "middle res 0 | nearest | " + " | ".join(f"{x:.3f}" for x in numbers) in words
     claims = measured.claims(results.frames)
     assert repr(explore.claims_table(claims)).count("\n") == len(claims)
+
+
+def test_every_metric_is_told_against_the_papers_choice() -> None:
+    rows = [
+        (name, step, 0.0, seed, 1.0, 10 ** (-db / 10), 8, 8)
+        for name, db in {"mse": 30, "l1": 20, "mse, chained": 30.001}.items()
+        for step in range(2)
+        for seed in range(2)
+    ]
+    names = ["source", "step", "t", "seed", "signal", "noise", "weights", "activations"]
+    lines = repr(explore.metrics_table(pd.DataFrame(rows, columns=names))).splitlines()
+    assert lines[1:] == [
+        "W8A8 | L2.4 error | 30.0 | +0.0",
+        "W8A8 | L1 error | 20.0 | -10.0",
+        "W8A8 | L2.4 error, chained | 30.0 | +0.0",
+    ]
 
 
 def test_the_fits_are_told_with_their_cost() -> None:

@@ -28,12 +28,14 @@ from dqlab.errors import InvalidInputError, NotApplicableError
 from dqlab.fit import capture
 from dqlab.fit.profiles import JOINT
 from dqlab.formats import Format
+from dqlab.layers import Policy, common_policy
 from dqlab.methods.centred import centred, set_searched_ranges
 from dqlab.methods.drawing import draw
 from dqlab.methods.job import Job
 from dqlab.methods.method import Method, Paper, Phase, SetRanges
 from dqlab.methods.reconstruction import Reconstruct
 from dqlab.methods.splitting import split_shortcuts
+from dqlab.models.families import Family
 from dqlab.reference.eda_dm import allocate, density, pairwise_mse, score, variety
 from dqlab.trajectory import States, record
 
@@ -57,7 +59,11 @@ class EdaDm(Method):
         symmetric: ranges [-tau, tau] as in the paper; asymmetric otherwise.
         layer_weight: lambda_m; None for the profile's, 0 for plain block reconstruction.
         regularizer: AdaRound's lambda, which the paper leaves out.
+        rounding_lr, step_lr: Adam's learning rates of rounding and step sizes, which the scripts
+            tune for every data set and width; None for the profile's.
         reconstruct: learn rounding and step sizes; round to nearest otherwise.
+        chained: set a layer's range with the layers before it quantized already, as the
+            published code does; default: each on exact inputs.
 
     """
 
@@ -78,11 +84,24 @@ class EdaDm(Method):
         symmetric: bool = True,
         layer_weight: float | None = None,
         regularizer: float = 0.0,
+        rounding_lr: float | None = None,
+        step_lr: float | None = None,
         reconstruct: bool = True,
+        chained: bool = False,
     ):
         self.samples, self.variety, self.radius, self.probe = samples, variety, radius, probe
-        self.symmetric, self.reconstruct = symmetric, reconstruct
-        self.layer_weight, self.regularizer = layer_weight, regularizer
+        self.symmetric, self.reconstruct, self.chained = symmetric, reconstruct, chained
+        tuned = {"layer_weight": layer_weight, "rounding_lr": rounding_lr, "step_lr": step_lr}
+        self.tuned = {name: v for name, v in tuned.items() if v is not None}
+        self.tuned["lam"] = regularizer
+
+    def policy(self, family: Family) -> Policy:
+        """The published code's: the common one, first and last layer and softmax at 8 bits.
+
+        The code takes the first layer it registers for the first one, which in its U-Nets is the
+        time embedding's; here it is the layer that reads the picture.
+        """
+        return replace(common_policy(family.first, family.last), name=self.slug)
 
     def calibrate(self, job: Job) -> States:
         """As many samples of each step as its density and variety earn it."""
@@ -134,15 +153,13 @@ class EdaDm(Method):
 
     def ranges(self, job: Job, sites: Sequence[str]) -> None:
         """Least L_2.4 error over 100 ranges; activations as a moving average over batches."""
-        set_searched_ranges(job, sites)
+        set_searched_ranges(job, sites, chained=self.chained)
 
     def fit(self, job: Job) -> list[Phase]:
         """All ranges first, then rounding and activation step sizes together."""
         phases: list[Phase] = [SetRanges("weight"), SetRanges("activation")]
         if self.reconstruct:
-            usual = JOINT[job.profile]
-            weight = usual.layer_weight if self.layer_weight is None else self.layer_weight
-            settings = replace(usual, layer_weight=weight, lam=self.regularizer)
+            settings = replace(JOINT[job.profile], **self.tuned)
             phases.append(Reconstruct("fine-grained reconstruction", job.teacher, settings))
         return phases
 

@@ -10,8 +10,9 @@ samples from fresh noise down to t_i in full precision, and keeps the network's 
 the time the network is told there. Ranges then have the least L_2.4 error; nothing is learned.
 
 The published code pairs t_i with the state of step T - 1 - t_i, keeps the step's output, and
-passes respaced indices as times; this follows the paper. With fewer trajectories than samples a
-trajectory gives several, never the same state twice.
+passes respaced indices as times; this follows the paper. The code also quantizes layers' outputs;
+here, as everywhere, it is their inputs. With fewer trajectories than samples a trajectory gives
+several, never the same state twice.
 """
 
 from collections.abc import Sequence
@@ -20,10 +21,12 @@ import torch
 
 from dqlab import seeds
 from dqlab.formats import Format
+from dqlab.layers import Policy, Rule
 from dqlab.methods.centred import centred, set_searched_ranges
 from dqlab.methods.drawing import draw
 from dqlab.methods.job import Job
 from dqlab.methods.method import Method, Paper
+from dqlab.models.families import Family
 from dqlab.reference.ptq4dm import time_steps
 from dqlab.trajectory import States, record
 
@@ -40,6 +43,8 @@ class Ptq4dm(Method):
             defaults are the published script's.
         metric: what ranges make small: "mse" (L_2.4, the paper's choice), "l1", "cosine", "kl".
         symmetric: ranges [-tau, tau] as in the published code; asymmetric otherwise.
+        chained: set a layer's range with the layers before it quantized already, as the
+            published code does; default: each on exact inputs.
 
     """
 
@@ -54,9 +59,21 @@ class Ptq4dm(Method):
         sigma: float = 0.4,
         metric: str = "mse",
         symmetric: bool = True,
+        chained: bool = False,
     ):
         self.samples, self.mu, self.sigma = samples, mu, sigma
-        self.metric, self.symmetric = metric, symmetric
+        self.metric, self.symmetric, self.chained = metric, symmetric, chained
+
+    def policy(self, family: Family) -> Policy:
+        """All convolutions and linear layers; the products of attention in full precision."""
+        edges = [
+            Rule(f"{layer}.*", 8, "first and last layer")
+            for layer in (family.first, family.last)
+            if layer
+        ]
+        products = [Rule(f"*.{operand}", None, "product of attention") for operand in "qkvp"]
+        rest = Rule("*.weight*", "weights"), Rule("*", "activations", "inputs of layers")
+        return Policy(self.slug, (*edges, *products, *rest))
 
     def calibrate(self, job: Job) -> States:
         """N states at normally distributed steps."""
@@ -79,7 +96,7 @@ class Ptq4dm(Method):
 
     def ranges(self, job: Job, sites: Sequence[str]) -> None:
         """Least error by the metric; activations as a moving average over batches."""
-        set_searched_ranges(job, sites, self.metric)
+        set_searched_ranges(job, sites, self.metric, self.chained)
 
 
 METHOD = Ptq4dm

@@ -4,7 +4,7 @@ Claim: two things break plain post-training quantization of diffusion models. Ac
 over sampling steps; and a U-Net's shortcut layers read two populations at once, the deep
 features X1 and the skip features X2 of a concatenation, which one range cannot serve. So
 calibrate on states spread evenly over the trajectory, and quantize both parts, and the weight's
-matching input channels, before they are joined (section 4.2):
+matching input channels, before they are joined:
 
     Q_X(X) Q_W(W) = Q_X1(X1) Q_W1(W1) + Q_X2(X2) Q_W2(W2)
 
@@ -58,10 +58,13 @@ class QDiffusion(Method):
 
     Args:
         split: quantize the parts of a concatenation on their own.
-        search: look for ranges by least L_2.4 error; min-max otherwise.
+        search: look for ranges by least L_2.4 error, as the released scripts do on LSUN-Church
+            and for Stable Diffusion; min-max otherwise, as for CIFAR-10.
         reconstruct: learn rounding and step sizes; round to nearest otherwise.
         running: activation ranges go on from the first 16 rows as a moving average over the whole
             set, as the released code has it for Stable Diffusion; else 64 rows set them.
+        chained: set a layer's activation range with the layers before it quantized already, as
+            the released code does; default: each on exact activations.
         steps, samples: m sampler steps and n samples of each to calibrate on; None for the
             profile's (never more steps than the sampler has).
 
@@ -79,9 +82,10 @@ class QDiffusion(Method):
         steps: int | None = None,
         samples: int | None = None,
         running: bool = False,
+        chained: bool = False,
     ):
         self.split, self.search, self.reconstruct = split, search, reconstruct
-        self.running = running
+        self.running, self.chained = running, chained
         self.steps, self.samples = steps, samples
 
     def policy(self, family: Family) -> Policy:
@@ -115,7 +119,8 @@ class QDiffusion(Method):
             return kind(rule, fmt, name=site)
 
         states = job.calibration[rows]
-        set_ranges(job, sites, partial(of_weight, axis=0), observer, states, batch)
+        quantizer = partial(of_weight, axis=0)
+        set_ranges(job, sites, quantizer, observer, states, batch, self.chained)
 
     def fit(self, job: Job) -> list[Phase]:
         """Rounding on the weight-quantized network, then activation ranges, then their steps."""
