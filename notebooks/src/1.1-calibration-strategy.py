@@ -197,9 +197,9 @@ tolerated
 # D_i = \#\{j \ne i : \mathrm{mean}(F_i - F_j)^2 \le r\},\quad
 # V_i = \textstyle\sum_{j} (1 - \cos(F_i, F_j))$$
 #
-# $F_i$ is the input of the middle block's attention at step $i$; the cosine is taken over channels
-# and summed over runs and pixels; the tilde scales to $[0, 1]$. $\lambda = 1.2$ is the script's for
-# CIFAR-10. Its $r$ is a fixed number that fits its network's features; here it is the median of
+# $F_i$ is the input of the middle block's attention at step $i$; the cosine is taken over
+# channels and summed over runs and pixels; the tilde scales to $[0, 1]$. $\lambda = 1.2$ is the
+# script's for CIFAR-10. Its $r$ is a fixed number that fits its network's features; here it is the median of
 # all distances.
 #
 # ```python
@@ -244,8 +244,8 @@ explore.strips(results, ["uniform", *measured.METHODS, "clean images"],
 #
 # $$\mathcal L = \ell(\hat z, z) + \lambda_m \textstyle\sum_l \ell(\hat y_l, y_l)$$
 #
-# Four residual blocks, each fitted by itself on the same states, with and without ($\lambda_m = 0.8$
-# and 0):
+# Four residual blocks, each fitted by itself on the same states, with and without ($\lambda_m =
+# 0.8$ and 0):
 
 # %%
 explore.block_table(frames["block"])

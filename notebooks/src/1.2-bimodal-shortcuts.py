@@ -90,10 +90,10 @@ drift = ph.stored.load("calibration-strategy").frames["drift"]
 explore.layers_chart(drift)
 
 # %% [markdown] tags=["quoted"]
-# Q-Diffusion reports shortcuts whose range is up to about 200 times that of neighbouring layers, in
-# a DDPM trained on CIFAR-10, and shows a step between both parts without a number (its figures;
-# quoted). That network is deeper and was trained far longer than ours. Its residual stream is never
-# normalized on the way, so it grows block by block.
+# Q-Diffusion reports shortcuts whose range is up to about 200 times that of neighbouring layers,
+# in a DDPM trained on CIFAR-10, and shows a step between both parts without a number (its
+# figures; quoted). That network is deeper and was trained far longer than ours. Its residual
+# stream is never normalized on the way, so it grows block by block.
 
 # %% [markdown]
 # ### One comb for both
@@ -244,8 +244,8 @@ show.source(q_diffusion.split_product)
 
 # %% [markdown] tags=["quoted"]
 # What the paper reports (quoted, not measured here): unconditional models with 4-bit weights whose
-# FID changes by at most 2.34, where plain rounding loses more than 100; CIFAR-10 at W4A8 with an FID
-# of 4.93. FID is lower for better sets of pictures and does not compare with our dB.
+# FID changes by at most 2.34, where plain rounding loses more than 100; CIFAR-10 at W4A8 with an
+# FID of 4.93. FID is lower for better sets of pictures and does not compare with our dB.
 
 # %% [markdown]
 # ### The same picture again, split and unsplit
@@ -369,8 +369,8 @@ print(text.windows_verdict(text.source_table(told.frames["sources"])))
 # help. Its bars are FIDs of finished pictures.
 
 # %% [markdown]
-# Pictures are the harder test, so here is `pixel-unet` again, judged by what it paints, with windows
-# as narrow as a tenth of the run:
+# Pictures are the harder test, so here is `pixel-unet` again, judged by what it paints, with
+# windows as narrow as a tenth of the run:
 
 # %%
 explore_text.window_page(also.frames)
