@@ -199,8 +199,8 @@ tolerated
 #
 # $F_i$ is the input of the middle block's attention at step $i$; the cosine is taken over
 # channels and summed over runs and pixels; the tilde scales to $[0, 1]$. $\lambda = 1.2$ is the
-# script's for CIFAR-10. Its $r$ is a fixed number that fits its network's features; here it is the median of
-# all distances.
+# script's for CIFAR-10. Its $r$ is a fixed number that fits its network's features; here it is
+# the median of all distances.
 #
 # ```python
 # dqlab.quantize(pipe, "eda-dm", weights=4, activations=8)
