@@ -244,8 +244,8 @@ explore.strips(results, ["uniform", *measured.METHODS, "clean images"],
 #
 # $$\mathcal L = \ell(\hat z, z) + \lambda_m \textstyle\sum_l \ell(\hat y_l, y_l)$$
 #
-# Four residual blocks, each fitted by itself on the same states, with and without ($\lambda_m =
-# 0.8$ and 0):
+# Four residual blocks, each fitted by itself on the same states, with and without
+# ($\lambda_m = 0.8$ and 0):
 
 # %%
 explore.block_table(frames["block"])
