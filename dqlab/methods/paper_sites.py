@@ -1,4 +1,4 @@
-"""Which sites papers of categories 1.3 and 1.4 quantize, for policy="paper"."""
+"""Which sites papers of categories 1.1, 1.3 and 1.4 quantize, for policy="paper"."""
 
 from dqlab.layers import Policy, Rule
 from dqlab.models.families import Family
@@ -10,6 +10,11 @@ REST = (Rule("*.weight*", "weights"), Rule("*", "activations", "inputs of layers
 def _edges(family: Family, bits: int | None) -> tuple[Rule, ...]:
     ends = (layer for layer in (family.first, family.last) if layer)
     return tuple(Rule(f"{layer}.*", bits, "first and last layer") for layer in ends)
+
+
+def ptq4dm(family: Family) -> Policy:
+    """All convolutions and linear layers; the products of attention in full precision."""
+    return Policy("ptq4dm", (*_edges(family, 8), ATTENTION, *REST))
 
 
 def tdq(family: Family) -> Policy:

@@ -1,13 +1,9 @@
 import copy
 import inspect
-import json
-import re
-import shutil
 
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipeline
-from safetensors.torch import save_file
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
 from tiny_diffusion import (
     STEPS,
     count_calls,
@@ -18,14 +14,11 @@ from tiny_diffusion import (
     schedule,
     with_correction,
 )
-from tiny_pipelines import stable_diffusion, tiny
 
-import dqlab
-from dqlab.errors import CheckpointError, InvalidInputError, NotApplicableError
+from dqlab.errors import InvalidInputError, NotApplicableError
 from dqlab.methods.corrected import prediction_correction
 from dqlab.methods.correction import Correction
 from dqlab.metrics import error_powers
-from dqlab.models.families import Sampler, family_of
 from dqlab.trajectory import record
 
 
@@ -303,72 +296,6 @@ def test_schedulers_without_outside_noise_are_refused() -> None:
     assert type(pipe) is DDPMPipeline
 
 
-def stable_diffusion_with(scheduler: str, **config):
-    """A pipeline that hands eta on, around any scheduler."""
-    import diffusers
-
-    pipe = copy.copy(tiny(stable_diffusion))
-    cls = getattr(diffusers, scheduler)
-    pipe.register_modules(scheduler=cls.from_config(pipe.scheduler.config, **config))
-    return pipe
-
-
-RANDOM = [
-    ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, "(sde-dpmsolver++)"),
-    ("EulerAncestralDiscreteScheduler", {}, "A step of EulerAncestralDiscreteScheduler adds"),
-    ("DDPMScheduler", {}, "A step of DDPMScheduler adds noise"),
-]
-
-
-@pytest.mark.parametrize(("scheduler", "config", "told"), RANDOM)
-@pytest.mark.parametrize("slug", ["ptqd", "d2-dpm"])
-def test_noise_that_cannot_be_lowered_is_refused_before_anything_runs(
-    scheduler, config, told, slug
-) -> None:
-    """The variance part would do nothing and say nothing."""
-    pipe = stable_diffusion_with(scheduler, **config)
-    calls = count_calls(pipe.unet)
-    with pytest.raises(NotApplicableError, match=re.escape(told)):
-        dqlab.quantize(pipe, slug, 4, 8, sampler={"num_inference_steps": 3})
-    assert not calls
-
-
-def test_a_solver_without_noise_has_none_to_lower() -> None:
-    pipe = stable_diffusion_with("DPMSolverMultistepScheduler", algorithm_type="dpmsolver++")
-    setting = {"num_inference_steps": 3}
-    q = dqlab.quantize(pipe, dqlab.recipe("ptqd", samples=2), 4, 8, sampler=setting)
-    assert q.corrector.correction.kind == "ptqd"
-
-
-@pytest.mark.parametrize(
-    "chosen",
-    [
-        dqlab.recipe("ptqd", vsc=False, samples=16),
-        dqlab.recipe("d2-dpm", variance=False, samples=16),
-        dqlab.recipe("tac-diffusion", samples=16),
-        dqlab.recipe("qncd", interval=2).only("correct"),
-    ],
-    ids=["ptqd", "d2-dpm", "tac-diffusion", "qncd"],
-)
-def test_what_leaves_the_noise_alone_works_around_a_random_solver(chosen) -> None:
-    """Twice the same: the noise of a run is the seeds' own, not the correction's."""
-    pipe = stable_diffusion_with("DPMSolverMultistepScheduler", algorithm_type="sde-dpmsolver++")
-    bound = Sampler(num_inference_steps=3)
-    q = dqlab.quantize(pipe, chosen, 4, 8, sampler=bound)
-    first, again = (family_of(q).run(q, bound, range(16)) for _ in range(2))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, family_of(pipe).run(pipe, bound, range(16)))
-
-
-def test_unfit_samplers_are_refused_before_the_network_is_asked() -> None:
-    for scheduler, slug in (("PNDMScheduler", "d2-dpm"), ("EulerDiscreteScheduler", "qncd")):
-        pipe = stable_diffusion_with(scheduler)
-        calls = count_calls(pipe.unet)
-        with pytest.raises(NotApplicableError, match=scheduler):
-            dqlab.quantize(pipe, slug, 4, 8, sampler={"num_inference_steps": 6})
-        assert not calls
-
-
 def test_tables_must_be_finite() -> None:
     with pytest.raises(InvalidInputError, match="'by' of test-shift is not finite at step 1"):
         shift(0.0, float("nan"), 0.0)
@@ -431,70 +358,3 @@ def test_sqnr_is_refused_for_corrections_of_a_whole_run() -> None:
 def test_without_an_edit_of_eps_the_network_itself_predicts() -> None:
     assert prediction_correction(with_correction(new_pipeline(), After({}))) is None
     assert prediction_correction(new_pipeline()) is None
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """A quantized pipeline with a correction, and where it was saved."""
-    made = dqlab.recipe("rtn") | dqlab.recipe("ptqd", samples=2)
-    q = dqlab.quantize(new_pipeline(), made, 4, 8, sampler=sampler(1.0))
-    folder = tmp_path_factory.mktemp("saved") / "q"
-    q.save_pretrained(folder)
-    return q, folder
-
-
-@pytest.fixture
-def folder(saved, tmp_path):
-    return shutil.copytree(saved[1], tmp_path / "q")
-
-
-def test_loaded_pipeline_is_the_saved_one(saved) -> None:
-    q, folder = saved
-    again = dqlab.load(folder)
-    assert type(again) is type(q)
-    assert torch.equal(images(again, 1.0), images(q, 1.0))
-    assert dqlab.describe(again) == dqlab.describe(q)
-    assert dqlab.describe(q)["correction"]["kind"] == "ptqd"
-
-
-@pytest.mark.parametrize("cls", [DiffusionPipeline, DDIMPipeline])
-def test_plain_diffusers_refuses_the_folder(saved, cls) -> None:
-    with pytest.raises((AttributeError, ValueError)):
-        cls.from_pretrained(saved[1])
-
-
-def test_a_missing_or_damaged_correction_is_refused(folder) -> None:
-    file = folder / "correction.safetensors"
-    kept = file.read_bytes()
-    file.write_bytes(kept[:-8])
-    with pytest.raises(CheckpointError, match="missing or damaged"):
-        dqlab.load(folder)
-    file.unlink()
-    with pytest.raises(CheckpointError, match="missing or damaged"):
-        dqlab.load(folder)
-    save_file({"k": torch.zeros(3), "mu": torch.zeros(3, 3), "s2": torch.zeros(3)}, file)
-    with pytest.raises(CheckpointError, match="other numbers"):
-        dqlab.load(folder)
-
-
-@pytest.mark.parametrize("name", ["DDIMPipeline", "CorrectedDDPMPipeline"])
-def test_a_renamed_pipeline_is_refused(folder, name) -> None:
-    index = folder / "model_index.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": name}))
-    with pytest.raises(CheckpointError, match=f"{name}, but its record says CorrectedDDIM"):
-        dqlab.load(folder)
-
-
-def test_compare_measures_after_the_correction(saved, monkeypatch, tmp_path) -> None:
-    from dqlab.models.classifier import AttributeClassifier, save_classifier
-
-    save_classifier(AttributeClassifier(), tmp_path / "models" / "attribute-classifier")
-    monkeypatch.setenv("DQLAB_SHIPPED_DIR", str(tmp_path))
-    pipe = new_pipeline(sample_size=32)
-    made = dqlab.recipe("ptqd", samples=2)
-    q = dqlab.quantize(pipe, made, 3, 8, sampler=sampler())
-    found = dqlab.compare(pipe, q, num_seeds=2)
-    states, _ = record(pipe, [3000, 3001], sampler())
-    assert found.powers.equals(error_powers(states, q.unet, correct=prediction_correction(q)))
-    assert not found.powers.equals(error_powers(states, q.unet))
-    assert found.to_dict()["method"] == "ptqd(samples=2)"

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+from made_powers import made_powers
 
 from dqlab.errors import InvalidInputError
 from dqlab.fit.profiles import Settings
@@ -120,14 +121,8 @@ def test_finer_states_change_less(pipe, run) -> None:
 
 
 def powers(**db: float) -> pd.DataFrame:
-    rows = [
-        (name, step, 0.0, seed, 1.0, 10 ** (-value / 10))
-        for name, value in db.items() for step in range(3) for seed in range(4)
-    ]  # fmt: skip
-    frame = pd.DataFrame(rows, columns=["source", "step", "t", "seed", "signal", "noise"])
-    return frame.replace(
-        {"source": {"noise": "pure noise", "clean": "clean images", "eda": "eda-dm"}}
-    )
+    names = {"noise": "pure noise", "clean": "clean images", "eda": "eda-dm"}
+    return made_powers("source", names, db)
 
 
 def block(plain: float, fine: float, fitted: float = 0.05) -> pd.DataFrame:

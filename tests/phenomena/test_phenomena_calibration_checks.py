@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+from made_powers import made_powers
 
 from dqlab.methods import recipe
 from dqlab.phenomena import calibration as cal
@@ -46,13 +47,8 @@ def test_everything_is_measured(pipe, plan, monkeypatch) -> None:
 
 
 def powers(**db: float) -> pd.DataFrame:
-    rows = [
-        (name, step, 0.0, seed, 1.0, 10 ** (-value / 10))
-        for name, value in db.items() for step in range(3) for seed in range(4)
-    ]  # fmt: skip
-    frame = pd.DataFrame(rows, columns=["source", "step", "t", "seed", "signal", "noise"])
     names = {"noise": "pure noise", "turned": measured.TURNED, "chained": measured.CHAINED}
-    return frame.replace({"source": names})
+    return made_powers("source", names, db)
 
 
 @pytest.mark.parametrize(("four", "key"), [(15.0, "holds"), (20.0, "flips")])

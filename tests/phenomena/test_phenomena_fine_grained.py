@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from made_powers import made_powers
 
 from dqlab.fit.profiles import JOINT
 from dqlab.phenomena import fine_grained as measured
@@ -25,13 +26,7 @@ def test_everything_is_measured(pipe, sampler, shipped, monkeypatch) -> None:
 
 def powers(**db: float) -> pd.DataFrame:
     names = {"ranges": measured.RANGES, "block": measured.BLOCK_LOSS, "whole": measured.WHOLE}
-    rows = [
-        (names[name], step, 0.0, seed, 1.0, 10 ** (-value / 10))
-        for name, value in db.items()
-        for step in range(3)
-        for seed in range(4)
-    ]
-    return pd.DataFrame(rows, columns=["method", "step", "t", "seed", "signal", "noise"])
+    return made_powers("method", names, db)
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,11 @@ import torch
 
 from dqlab import seeds
 from dqlab.formats import Format
-from dqlab.layers import Policy, Rule
+from dqlab.methods import paper_sites
 from dqlab.methods.centred import centred, set_searched_ranges
 from dqlab.methods.drawing import draw
 from dqlab.methods.job import Job
 from dqlab.methods.method import Method, Paper
-from dqlab.models.families import Family
 from dqlab.reference.ptq4dm import time_steps
 from dqlab.trajectory import States, record
 
@@ -51,6 +50,7 @@ class Ptq4dm(Method):
     slug = "ptq4dm"
     paper = Paper("Post-training Quantization on Diffusion Models", "CVPR 2023", "2211.15736")
     category = "1.1"
+    policy = staticmethod(paper_sites.ptq4dm)
 
     def __init__(
         self,
@@ -63,17 +63,6 @@ class Ptq4dm(Method):
     ):
         self.samples, self.mu, self.sigma = samples, mu, sigma
         self.metric, self.symmetric, self.chained = metric, symmetric, chained
-
-    def policy(self, family: Family) -> Policy:
-        """All convolutions and linear layers; the products of attention in full precision."""
-        edges = [
-            Rule(f"{layer}.*", 8, "first and last layer")
-            for layer in (family.first, family.last)
-            if layer
-        ]
-        products = [Rule(f"*.{operand}", None, "product of attention") for operand in "qkvp"]
-        rest = Rule("*.weight*", "weights"), Rule("*", "activations", "inputs of layers")
-        return Policy(self.slug, (*edges, *products, *rest))
 
     def calibrate(self, job: Job) -> States:
         """N states at normally distributed steps."""
