@@ -6,6 +6,7 @@ import torch
 import dqlab
 from dqlab.errors import CheckpointError
 from dqlab.metrics import quality
+from dqlab.metrics.card import render
 from dqlab.models import captions, training
 from dqlab.models.families import Sampler, family_of
 from dqlab.models.recipes import recipe_for
@@ -122,12 +123,27 @@ def test_families_ask_for_what_each_seed_shows(untrained_parts, name) -> None:
 
 def test_card_holds_what_was_measured(untrained_parts, monkeypatch) -> None:
     train("latent-dit", steps=1)
-    monkeypatch.setitem(quality.MEASURES, "latent-dit", lambda folder: {"confidence": 0.875})
-    card = quality.write_card("latent-dit", lambda pipe, sampler: {"drift": {"largest": 5.25}})
+    measured = {"confidence": 0.875, "sampler": {"eta": 1.0}}
+    monkeypatch.setitem(quality.MEASURES, "latent-dit", lambda folder: dict(measured))
+    asked = []
+
+    def census(pipe, sampler) -> dict:
+        asked.append(sampler)
+        return {"drift": {"largest": 5.25}}
+
+    card = quality.write_card("latent-dit", census)
+    assert asked == [measured["sampler"]]
     text = card.read_text()
+    assert "`dqlab train latent-dit --steps 1`" in text
     assert "| confidence | 0.875 |" in text
     assert "| phenomena drift largest | 5.25 |" in text
     dqlab.load("latent-dit")
+
+
+def test_a_record_without_a_budget_is_told_in_minutes() -> None:
+    stages = [{"name": "a", "steps": 9, "seconds": 61.0}, {"name": "b", "steps": 9, "seconds": 1}]
+    text = render("latent-dit", {"stages": stages, "curve": []}, {})
+    assert "`dqlab train latent-dit --minutes 2`" in text
 
 
 def _names(pipe, labels: list[int]) -> list[str]:

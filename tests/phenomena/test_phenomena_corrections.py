@@ -289,6 +289,18 @@ def test_channel_means_in_both_count_as_a_slope_only_if_pooled() -> None:
     table = slopes.slopes(b, 2).set_index(["centre", "runs"])["k"]
     assert table[(slopes.POOLED, "fitted")] == pytest.approx(0.2, rel=0.05)
     assert table[(slopes.WITHIN, "fitted")] == pytest.approx(0.0, abs=1e-6)
+    b = SimpleNamespace(fit=planted([0.0] * 4, (0.5, 0.5)), held=planted([0.0] * 4))
+    table = slopes.slopes(b, 2).set_index(["centre", "runs"])["k"]
+    assert table[(slopes.POOLED, "fitted")] == pytest.approx(0.0, abs=0.01)  # one mean for all
+
+
+def test_a_set_is_measured_against_full_precision() -> None:
+    """Half the contrast is a quarter of the variance; the same set has no distance."""
+    exact = torch.rand(128, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    same, half = (sets._numbers(exact, x) for x in (exact, exact / 2))
+    torch.testing.assert_close(half["variance"], torch.full_like(half["variance"], 0.25))
+    assert bool((same["variance"] == 1).all())
+    assert float(same["distance"][0]) < 0.01 < float(half["distance"][0])
 
 
 def test_a_normal_error_has_no_skew_and_no_kurtosis() -> None:

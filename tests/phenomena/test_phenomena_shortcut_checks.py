@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from made_powers import made_powers
 
 from dqlab.errors import UnknownNameError
 from dqlab.models.families import Sampler
@@ -52,6 +53,13 @@ def test_everything_is_measured(pipe, plan) -> None:
     assert set(frames["outcomes"]["name"]) >= {"middle", "chain", "last tenth pictures"}
     lines = repr(window_page(frames)).splitlines()
     assert len(lines) == 1 + len(ALL) and lines[1].startswith(EVEN)
+
+
+def test_a_ratio_is_to_the_even_set() -> None:
+    powers = made_powers("source", {"even": EVEN, "first": WINDOWS[0]}, {"even": 30, "first": 20})
+    table = measured.window_table({"powers": powers, "pictures": pictures(even=0.01, first=0.03)})
+    assert table["ratio"].tolist() == pytest.approx([1, 3])
+    assert table["db"].tolist() == pytest.approx([30, 20])
 
 
 def pictures(**errors: float) -> pd.DataFrame:
