@@ -161,6 +161,7 @@ def train(
     missing: Annotated[bool, typer.Option(help="With --all: only what has no result.")] = False,
     minutes: Annotated[float | None, typer.Option(help="Time budget, each.")] = None,
     steps: Annotated[int | None, typer.Option(help="Step budget: reproducible.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows of a batch; more suit a GPU.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     fresh: Annotated[bool, typer.Option(help="Discard a saved state.")] = False,
     target: Annotated[Path | None, typer.Option("--out", help="Result folder.")] = None,
@@ -170,10 +171,10 @@ def train(
     from dqlab.models.training import train_model
     from dqlab.paths import models_dir
 
-    if every == (name is not None) or (every and target) or (missing and not every):
+    if every == (name is not None) or (every and (target or batch)) or (missing and not every):
         raise InvalidInputError(
-            "Give one model's name, or --all (and no --out) for all of them; --missing goes with "
-            "--all."
+            "Give one model's name, or --all (without --out and --batch) for all of them; "
+            "--missing goes with --all."
         )
     names = list(RECIPES) if every else [name]
     if missing:
@@ -184,7 +185,13 @@ def train(
         _say(f"{plan or 'Nothing is missing'} ({sum(planned.values()):g} minutes in all)")
     for each in names:
         folder = train_model(
-            each, minutes=minutes, steps=steps, device=device, fresh=fresh, out=target
+            each,
+            minutes=minutes,
+            steps=steps,
+            batch=batch,
+            device=device,
+            fresh=fresh,
+            out=target,
         )
         _say(f"{each} is in {folder}." + ("" if target else f" Measure it: dqlab card {each}"))
 

@@ -286,6 +286,9 @@ def test_train_what_is_missing(run, refused, monkeypatch, tmp_path) -> None:
     assert trained == [name for name in RECIPES if name != "pixel-unet"]
     assert f"({2 * len(trained)} minutes in all)" in " ".join(out.split())
     assert "--missing goes with" in " ".join(refused("train", "pixel-unet", "--missing").split())
+    assert "without --out and --batch" in " ".join(
+        refused("train", "--all", "--batch", "8").split()
+    )
 
 
 def test_card_of_an_unknown_model(refused) -> None:

@@ -28,7 +28,7 @@ def render(name: str, training: dict[str, Any], quality: dict[str, Any]) -> str:
         _section("Measured quality", _flatten(quality)),
         _section("How it was trained", _flatten(_without_curve(training))),
         _curve(training["curve"]),
-        f"Train it again: `dqlab train {name} {_budget(training)}`; measure it again: "
+        f"Train it again: `dqlab train {name} {_budget(training, recipe)}`; measure it again: "
         f"`dqlab card {name}`.\n",
     ]
     return "\n".join(parts)
@@ -39,11 +39,14 @@ def _purpose(recipe: Recipe) -> str:
     return (sys.modules[type(recipe).__module__].__doc__ or "").strip()
 
 
-def _budget(training: dict[str, Any]) -> str:
-    """The options of a training as long as this one was."""
+def _budget(training: dict[str, Any], recipe: Recipe) -> str:
+    """The options of a training like this one: as long, on batches as large."""
     asked = training.get("budget")
     if asked is None:  # a record from before budgets were kept
         asked = {"minutes": math.ceil(sum(s["seconds"] for s in training["stages"]) / 60)}
+    batch = training["settings"].get("batch")
+    if batch != recipe.settings.get("batch"):
+        asked = asked | {"batch": batch}
     return " ".join(f"--{name} {value:g}" for name, value in asked.items())
 
 

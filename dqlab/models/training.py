@@ -28,6 +28,7 @@ def train_model(
     *,
     minutes: float | None = None,
     steps: int | None = None,
+    batch: int | None = None,
     device: str | None = None,
     precision: str = "auto",
     seed: int = seeds.TRAINING,
@@ -45,6 +46,7 @@ def train_model(
         name: a recipe, such as "pixel-unet".
         minutes: time budget; default: the recipe's.
         steps: step budget instead, reproducible to the byte on one machine.
+        batch: rows of a batch; default: the recipe's, which are few for the sake of slow cores.
         device: default: a GPU if there is one.
         precision: "fp32", "bf16", or "auto" (times both).
         seed: names every random draw.
@@ -61,7 +63,7 @@ def train_model(
             not here.
 
     """
-    recipe, folder = recipe_for(name), out or models_dir() / name
+    recipe, folder = recipe_for(name, batch), out or models_dir() / name
     _check_replaceable(folder, name)
     if steps is None and minutes is None:
         minutes = recipe.minutes

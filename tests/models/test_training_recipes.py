@@ -10,6 +10,7 @@ import dqlab
 from dqlab.engine import Budget, Progress
 from dqlab.engine import train as run_task
 from dqlab.errors import CheckpointError, InvalidInputError, UnknownNameError
+from dqlab.metrics.card import render
 from dqlab.models import fashion, training
 from dqlab.models.classifier import load_classifier
 from dqlab.models.loading import file_sums
@@ -93,6 +94,22 @@ def test_a_device_that_is_not_here_is_named(home, monkeypatch, device) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InvalidInputError, match=rf"{device}.*is not here; there is cpu"):
         train(device=device)
+
+
+def test_a_batch_of_another_size_is_a_run_of_its_own(home) -> None:
+    own = recipe_for("attribute-classifier").settings["batch"]
+    folder = train(batch=own + 1)
+    record = json.loads((folder / "training.json").read_text())
+    assert record["settings"]["batch"] == own + 1
+    assert recipe_for("attribute-classifier").settings["batch"] == own
+    with pytest.raises(CheckpointError, match="belongs to another run"):
+        train()
+    record["curve"] = []
+    assert f"--steps 3 --batch {own + 1}`" in render("attribute-classifier", record, {})
+    record["settings"]["batch"] = own
+    assert "--steps 3`" in render("attribute-classifier", record, {})
+    with pytest.raises(InvalidInputError, match="batch=0; a batch needs at least one row"):
+        train(batch=0)
 
 
 def test_trains_a_pixel_unet_that_loads(home) -> None:

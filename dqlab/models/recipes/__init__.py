@@ -1,6 +1,6 @@
 """Training recipes of the shipped models, by name."""
 
-from dqlab.errors import UnknownNameError
+from dqlab.errors import InvalidInputError, UnknownNameError
 from dqlab.models.recipes.attribute_classifier import AttributeClassifierRecipe
 from dqlab.models.recipes.autoencoder import AutoencoderRecipe
 from dqlab.models.recipes.base import Recipe
@@ -32,13 +32,23 @@ RECIPES: dict[str, type[Recipe]] = {
 }
 
 
-def recipe_for(name: str) -> Recipe:
+def recipe_for(name: str, batch: int | None = None) -> Recipe:
     """The training recipe called `name`.
+
+    Args:
+        name: which.
+        batch: rows of a batch, in place of the recipe's own, which are for slow cores.
 
     Raises:
         UnknownNameError: if there is none.
+        InvalidInputError: for a batch without rows.
 
     """
     if name not in RECIPES:
         raise UnknownNameError(f"No training recipe {name!r}; there are {', '.join(RECIPES)}.")
-    return RECIPES[name]()
+    recipe = RECIPES[name]()
+    if batch is not None:
+        if batch < 1:
+            raise InvalidInputError(f"batch={batch}; a batch needs at least one row.")
+        recipe.settings = recipe.settings | {"batch": batch}
+    return recipe

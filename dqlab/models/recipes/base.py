@@ -38,7 +38,7 @@ class Recipe(ABC):
     name: ClassVar[str]
     minutes: ClassVar[float]
     """Default time budget, for two slow cores."""
-    settings: ClassVar[dict[str, Any]]
+    settings: dict[str, Any]
     """Everything that shapes the result; recorded in the model card."""
     starts_from: ClassVar[tuple[str, ...]] = ()
     """Shipped models whose weights it begins with or keeps; their hashes are recorded."""
