@@ -28,8 +28,8 @@ def render(name: str, training: dict[str, Any], quality: dict[str, Any]) -> str:
         _section("Measured quality", _flatten(quality)),
         _section("How it was trained", _flatten(_without_curve(training))),
         _curve(training["curve"]),
-        f"Train it again: `dqlab train {name} {_budget(training, recipe)}`; measure it again: "
-        f"`dqlab card {name}`.\n",
+        f"Train it again: `dqlab train {name} {_budget(training, recipe)}`{_of(training)}; "
+        f"measure it again: `dqlab card {name}`.\n",
     ]
     return "\n".join(parts)
 
@@ -44,10 +44,18 @@ def _budget(training: dict[str, Any], recipe: Recipe) -> str:
     asked = training.get("budget")
     if asked is None:  # a record from before budgets were kept
         asked = {"minutes": math.ceil(sum(s["seconds"] for s in training["stages"]) / 60)}
-    batch = training["settings"].get("batch")
-    if batch != recipe.settings.get("batch"):
+    batch = training.get("settings", {}).get("batch")
+    if batch not in (None, recipe.settings.get("batch")):
         asked = asked | {"batch": batch}
     return " ".join(f"--{name} {value:g}" for name, value in asked.items())
+
+
+def _of(training: dict[str, Any]) -> str:
+    """Whose minutes: those of a GPU are worth many of a CPU's."""
+    machine, steps = training.get("machine", ""), "steps" in training.get("budget", {})
+    # A CPU is recorded with its threads, a GPU by its name alone.
+    on_cpu = not machine or machine.endswith("threads")
+    return "" if steps or on_cpu else f" (minutes of one {machine})"
 
 
 def _without_curve(training: dict[str, Any]) -> dict[str, Any]:

@@ -129,18 +129,33 @@ QVD = {
         "ranges by frame help both parts (eps, W8A8)", "", "video-unet", (8, 8),
         "qvd, ranges by frame", "eps_sqnr_gain_db", BASE, 0.5,
     ),
-    "clips": Check(
-        "clips lie nearer to full precision's than plain rounding's (frames, W6A6)", "",
-        "video-unet", (6, 6), "qvd", "frame_mse_gain_db", "rtn", 0.5,
+    "htdq, 6 bits": Check(
+        "HTDQ helps the whole network (eps, W6A6)", "", "video-unet", (6, 6),
+        "qvd base + htdq", "eps_sqnr_gain_db", BASE, 0.5,
     ),
-    "moves": Check(
-        "clips move more like them (differences of frames, W6A6)", "", "video-unet", (6, 6),
-        "qvd", "frame_difference_error_gain_db", "rtn", 0.5,
+    "integrated, 6 bits": Check(
+        "SCRI helps the whole network (eps, W6A6)", "", "video-unet", (6, 6),
+        "qvd base + scri", "eps_sqnr_gain_db", BASE, 0.5,
     ),
-    "features": Check(
-        "a video classifier tells them less apart (features, W6A6)", "", "video-unet",
-        (6, 6), "qvd", "video_feature_mse_gain_db", "rtn", 0.5,
+    "both, 6 bits": Check(
+        "both parts together help (eps, W6A6)", "", "video-unet", (6, 6), "qvd",
+        "eps_sqnr_gain_db", BASE, 0.5,
     ),
+    "by frame, 6 bits": Check(
+        "ranges by frame help both parts (eps, W6A6)", "", "video-unet", (6, 6),
+        "qvd, ranges by frame", "eps_sqnr_gain_db", BASE, 0.5,
+    ),
+} | {
+    f"{name} {w}:{a}": Check(
+        f"{says}, W{w}A{a})", "", "video-unet", (w, a), "qvd", f"{metric}_gain_db", "rtn", 0.5
+    )
+    for w, a in ((8, 8), (6, 6), (4, 6))
+    for name, says, metric in (
+        ("clips", "clips lie nearer to full precision's than plain rounding's (frames",
+         "frame_mse"),
+        ("moves", "clips move more like them (differences of frames", "frame_difference_error"),
+        ("features", "a video classifier tells them less apart (features", "video_feature_mse"),
+    )
 }  # fmt: skip
 """QVD's, on videos."""
 HEAVY = Check(

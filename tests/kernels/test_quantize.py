@@ -155,3 +155,14 @@ def test_compiles_for_a_gpu_that_is_not_there(capability: int, tmp_path: Path) -
     assert "div.rn.f32" in ptx
     assert "div.full.f32" not in ptx
     assert "st.global" in ptx
+
+
+def test_the_readme_tells_what_was_measured() -> None:
+    root = Path(__file__).parents[2]
+    found = json.loads((root / "data/results/measured/quantize-kernel.json").read_text())
+    told = (root / "kernels/quantize/README.md").read_text()
+    assert found["wrong_codes"] == 0 and found["device"] in told
+    for row in found["rows"]:
+        times = [f"{row[f'{name}_us']:,.0f}" for name in ("triton", "reference", "copy")]
+        rates = [f"{row[f'{name}_tb_per_s']:.3f}" for name in ("triton", "copy")]
+        assert "| " + " | ".join([f"{row['elements']:,}", *times, *rates]) + " |" in told

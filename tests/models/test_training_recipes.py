@@ -106,6 +106,11 @@ def test_a_batch_of_another_size_is_a_run_of_its_own(home) -> None:
         train()
     record["curve"] = []
     assert f"--steps 3 --batch {own + 1}`" in render("attribute-classifier", record, {})
+    record |= {"budget": {"minutes": 8}, "machine": "NVIDIA H200"}
+    assert f"--minutes 8 --batch {own + 1}` (minutes of one NVIDIA H200)" in render(
+        "attribute-classifier", record, {}
+    )
+    record |= {"budget": {"steps": 3}}
     record["settings"]["batch"] = own
     assert "--steps 3`" in render("attribute-classifier", record, {})
     with pytest.raises(InvalidInputError, match="batch=0; a batch needs at least one row"):
