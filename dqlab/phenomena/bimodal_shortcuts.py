@@ -2,7 +2,7 @@
 
     python -m dqlab.phenomena.bimodal_shortcuts
 
-writes data/results/bimodal-shortcuts: about a quarter of an hour on one core, most of it for
+writes data/results/bimodal-shortcuts: about twenty minutes on one core, most of it for
 reconstruction.
 """
 
@@ -20,8 +20,9 @@ from dqlab.metrics.sampling import sample
 from dqlab.models.families import Sampler
 from dqlab.phenomena import stored
 from dqlab.phenomena.ledger import claims_frame, gain_db, ledger_row, powers_of
-from dqlab.phenomena.shortcut_claims import LAST, claims, of_sweep
+from dqlab.phenomena.shortcut_claims import LAST, claims, learned_claims, of_sweep
 from dqlab.phenomena.shortcuts import ratio_table, shortcuts, split_gains
+from dqlab.phenomena.steps import chain_errors
 from dqlab.phenomena.verdicts import Verdict
 from dqlab.reference.q_diffusion import calibration_steps
 from dqlab.trajectory import States, injected, record
@@ -42,6 +43,13 @@ RUNGS: dict[str, tuple[str, dict[str, bool]]] = {
     "+ reconstruction": ("q-diffusion", {"split": True, "search": True, "reconstruct": True}),
 }
 """Recipe and its options, each rung with what the one before has and one thing more."""
+
+LEARNED: dict[str, dict[str, bool]] = {
+    "nearest, split": RUNGS["+ split"][1],
+    "learned, one range": RUNGS[LAST][1] | {"split": False},
+    "learned, split": RUNGS[LAST][1],
+}
+"""Options of Q-Diffusion: what learned rounding and the split are worth, each beside the other."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +130,9 @@ def measure(pipe, plan: Plan | None = None, say: stored.Say = stored.silent) -> 
     Returns:
         Frames sweep (factor, split, step, t, seed, signal, noise), ladder (weights, activations,
         rung, ...), ledger (method, weights, activations and `ledger_row`'s columns), ratios,
-        gains (`ratio_table`, `split_gains`), outcomes; tensors
-        exact, sweep `[factors, 2, kept, ...]`, ladder `[shown, rungs, kept, ...]`.
+        gains (`ratio_table`, `split_gains`), learned (setting, step, t, seed, signal, noise),
+        run (`chain_errors` of the same settings), outcomes; tensors exact, sweep
+        `[factors, 2, kept, ...]`, ladder `[shown, rungs, kept, ...]`.
 
     """
     plan = plan or Plan()
@@ -135,6 +144,7 @@ def measure(pipe, plan: Plan | None = None, say: stored.Say = stored.silent) -> 
     ladder, ledger, climbed = _ladder(pipe, plan, calibration, held_out, exact, say)
     found = shortcuts(pipe, calibration)
     frames = {"sweep": sweep, "ladder": ladder, "ledger": ledger}
+    frames["learned"], frames["run"] = _learned(pipe, plan, calibration, held_out, say)
     frames |= {"ratios": ratio_table(found), "gains": split_gains(found, LAYER_BITS)}
     frames["outcomes"] = outcomes(frames)
     tensors = {"exact": stored.to_bytes(exact[: plan.kept]), "sweep": swept, "ladder": climbed}
@@ -174,6 +184,23 @@ def _ladder(pipe, plan: Plan, calibration: States, held_out: States, exact: Tens
             say(f"W{pair[0]}A{pair[1]} {name}: {mean_sqnr_db(powers[-1]):.2f} dB")
     frames = pd.concat(powers, ignore_index=True), pd.DataFrame(rows)
     return *frames, torch.stack(pictures).unflatten(0, (len(plan.shown), -1))
+
+
+def _learned(pipe, plan: Plan, calibration: States, held_out: States, say):
+    """`LEARNED` at the ladder's first bits: error powers, and how far its own runs go astray."""
+    powers, runs = [], {}
+    for name, options in LEARNED.items():
+        q = quantize(
+            pipe,
+            recipe("q-diffusion", **options),
+            *plan.bits[0],
+            sampler=plan.sampler,
+            calibration=calibration,
+        )
+        powers.append(powers_of(q, held_out).assign(setting=name))
+        runs[name], _ = record(q, seeds.HELD_OUT[: plan.held_out], plan.sampler)
+        say(f"{name}: {mean_sqnr_db(powers[-1]):.2f} dB")
+    return pd.concat(powers, ignore_index=True), chain_errors(held_out, runs)
 
 
 def _run(pipe, plan: Plan, count: int) -> Tensor:
@@ -270,7 +297,8 @@ def outcomes(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
     rows = table.set_index("factor")
     strong = STRONG if STRONG in rows.index else rows.index[-1]
     lost, moved = (rows[name][1] - rows[name][strong] for name in ("unsplit", "split"))
-    told = claims_frame(claims(*(frames[k] for k in ("ratios", "gains", "ladder", "ledger"))))
+    found = claims(*(frames[k] for k in ("ratios", "gains", "ladder", "ledger")))
+    told = claims_frame(found | learned_claims(frames["learned"], frames["run"]))
     told.loc[len(told)] = ["injection", lost, moved, moved, injection(table, strong).key]
     return told
 

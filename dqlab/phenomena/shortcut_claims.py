@@ -124,6 +124,30 @@ def claims(
     return found | ({} if ledger is None else _closer(ledger))
 
 
+def learned_claims(powers: pd.DataFrame, run: pd.DataFrame) -> dict[str, Claim]:
+    """What the split is worth once rounding is learned, and learning along a run, both at W4A8.
+
+    Args:
+        powers: error powers of `bimodal_shortcuts.LEARNED`, named in column setting.
+        run: `chain_errors` of the same settings' own runs; over the late half of the steps.
+
+    """
+    one, two = (powers[powers["setting"] == f"learned, {kind}"] for kind in ("one range", "split"))
+    wide = run.pivot(index="step", columns="series", values="error")
+    late = wide[wide.index > wide.index.max() / 2]
+    ratios = late["nearest, split"] / late["learned, split"]
+    return {
+        "split, learned": Claim(
+            "split ranges help the network once rounding is learned (eps, W4A8)", "",
+            *gain_db(one, two), "dB", 1.0,
+        ),
+        "run": Claim(
+            "learned rounding keeps late states of a run closer (median; ends: steps; W4A8)", "",
+            float(ratios.median()), float(ratios.min()), float(ratios.max()), "×", 2.0, 1.0,
+        ),
+    }  # fmt: skip
+
+
 def _closer(ledger: pd.DataFrame) -> dict[str, Claim]:
     """Median paired errors before and after reconstruction; the interval joins both widest."""
     rows = ledger.query("weights == 4 and activations == 8").set_index("method")

@@ -304,6 +304,14 @@ print(redo("W4A8, min-max, two seeds", was, now, tolerance=0.2, unit="dB"))
 explore.ladder_explorer(results)
 
 # %% [markdown]
+# Does the split still matter once rounding is learned? And does learning, done on states of full
+# precision, still help late in a run, where the network meets states of its own making?
+
+# %%
+kept = [results.frames[name] for name in ("learned", "run")]
+explore.claims_table(claimed.learned_claims(*kept))
+
+# %% [markdown]
 # ### The ledger
 #
 # The same rows close every notebook of this series. *Paired error* compares each picture with the
@@ -432,6 +440,7 @@ for weights in (8, 4):
 # %%
 stored = [results.frames[name] for name in ("ladder", "ledger")]
 claims = claimed.towers(drift) | claimed.claims(ratios, gains, *stored)
+claims |= claimed.learned_claims(*kept)
 claims |= checks.of_units(checks.lines()) | checks.claims(also.frames)
 claims |= text.claims(told.frames["sources"])
 explore.claims_table(claims)
@@ -440,8 +449,7 @@ explore.claims_table(claims)
 # Where splitting gives nothing here, look at the decider: our ratios lie near 1. A deeper network,
 # or one trained longer, may move along that axis; the slider does.
 #
-# Not measured here: what the split is worth once rounding is learned, how the error grows along a
-# run then, the symmetric levels of the paper's CIFAR-10 script, windows at 4 bits with
+# Not measured here: the symmetric levels of the paper's CIFAR-10 script, windows at 4 bits with
 # reconstruction, and sets of pictures by FID. The
 # released code sets a layer's activation range with the layers before it quantized; here that is
 # `chained=True`, and `1.1` tells what it changes.

@@ -263,6 +263,8 @@ def test_a_rung_is_said_to_help_only_beyond_doubt(low: float, high: float, key: 
 def test_everything_is_measured(wide_pipe, sampler, shipped, monkeypatch) -> None:
     rungs = {name: r for name, r in measured.RUNGS.items() if not r[1].get("reconstruct")}
     monkeypatch.setattr(measured, "RUNGS", rungs)
+    quick = {name: o | {"reconstruct": False} for name, o in measured.LEARNED.items()}
+    monkeypatch.setattr(measured, "LEARNED", quick)
     plan = measured.Plan(
         trajectories=2, steps=3, held_out=2, pictures=4, kept=2, factors=(1, 64),
         bits=((4, 8), (4, 4)), learned=(), shown=((4, 8),), judged=("rtn", "+ split"),
@@ -278,6 +280,28 @@ def test_everything_is_measured(wide_pipe, sampler, shipped, monkeypatch) -> Non
     table = measured.sweep_table(frames["sweep"]).set_index("factor")
     assert abs(table["split"][64] - table["split"][1]) < 0.5
     assert table["unsplit"][64] < table["unsplit"][1] - 10
+    assert frames["learned"]["setting"].unique().tolist() == [*measured.LEARNED]
+    run = frames["run"].groupby("series")["error"].agg(list)
+    assert run["nearest, split"] == run["learned, split"]  # nothing was learned here
+
+
+@pytest.mark.parametrize(
+    ("noise", "outcome"), [(0.1, OUTCOMES[0]), (0.9, OUTCOMES[1]), (1.5, OUTCOMES[2])]
+)
+def test_what_the_split_and_learning_are_worth_together(noise, outcome: str) -> None:
+    rows = [(k, 0, 900, s, 10.0, noise if k == "learned, split" else 1.0)
+            for k in measured.LEARNED for s in range(4)]  # fmt: skip
+    powers = pd.DataFrame(rows, columns=["setting", "step", "t", "seed", "signal", "noise"])
+    run = pd.DataFrame(
+        [(k, step, 1.0 if k == "nearest, split" else noise)
+         for k in measured.LEARNED for step in range(1, 5)],
+        columns=["series", "step", "error"],
+    )  # fmt: skip
+    found = claimed.learned_claims(powers, run)
+    assert found["split, learned"].outcome == outcome
+    assert found["run"].measured == pytest.approx(1 / noise)
+    run.loc[run["step"] < 3, "error"] = 100.0  # early steps say nothing
+    assert claimed.learned_claims(powers, run)["run"].measured == pytest.approx(1 / noise)
 
 
 def test_the_shipped_outcomes_follow_from_the_shipped_numbers() -> None:
