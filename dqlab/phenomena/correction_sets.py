@@ -2,7 +2,7 @@
 
     python -m dqlab.phenomena.correction_sets
 
-writes data/results/correction-sets: about two minutes on one core. PTQD's and D2-DPM's variance
+writes data/results/correction-sets: about ten minutes on one core. PTQD's and D2-DPM's variance
 part lowers the sampler's noise. No single picture can say what that is worth, only many together.
 """
 
@@ -34,7 +34,7 @@ DRAWN = 50
 class Size:
     """How many pictures a set has, and how many are painted at once."""
 
-    pictures: int = 128
+    pictures: int = 512
     batch: int = 64
 
 
