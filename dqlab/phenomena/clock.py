@@ -23,6 +23,8 @@ from dqlab.models.families import Sampler, family_of
 from dqlab.reference import qvd, tfmq_dm
 from dqlab.trajectory import States
 
+NO_ERROR = 120.0
+"""dB told of an output without any error: float32 would not know a smaller one."""
 ALL_STEPS = 1000
 """Timesteps the network was trained on, among which a feature is looked up."""
 
@@ -320,8 +322,8 @@ class Channels:
 
 
 def _db(power: float, error: float) -> float:
-    """An SQNR in dB, at most 120."""
-    return float(10 * np.log10(power / max(error, 1e-12 * power)))
+    """An SQNR in dB, at most `NO_ERROR`."""
+    return min(NO_ERROR, float(10 * np.log10(power / max(error, 1e-20 * power))))
 
 
 def channels(pipe, calibration: States, others: States, rows: int = 8, every: int = 1) -> Channels:

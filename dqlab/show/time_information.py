@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dqlab.formats import Format
 from dqlab.methods.unet_time_information.qvd import time_grids
-from dqlab.phenomena.clock import Channels, grid_table, levels_of, mistaken
+from dqlab.phenomena.clock import NO_ERROR, Channels, grid_table, levels_of, mistaken
 from dqlab.phenomena.ledger import Claim
 from dqlab.reference import qvd
 from dqlab.show import charts
@@ -315,7 +315,7 @@ def headroom_table(frame: pd.DataFrame, count: int = 6) -> Page:
 
 
 def _clipped(db: float) -> str:
-    return "nothing clipped" if db >= 119 else f"{db:.1f} dB"
+    return "nothing clipped" if db >= NO_ERROR else f"{db:.1f} dB"
 
 
 def claims_table(words: str, claims: Mapping[str, Claim]) -> Page:
