@@ -171,8 +171,8 @@ def two_lines(stop_after: int | None = None) -> StagedTask:
         return (module["offset"](module["slope"](x).detach()) - 3 * x - 1).square().mean()
 
     parts = [
-        Part("slope", 0.5, list(module["slope"].parameters()), draw, objective, 0.1),
-        Part("offset", 0.5, list(module["offset"].parameters()), draw, second, 0.1),
+        Part("slope", 0.5, module["slope"], draw, objective, 0.1),
+        Part("offset", 0.5, module["offset"], draw, second, 0.1),
     ]
     return StagedTask(module, parts, "two-lines", Budget(steps=8), 0.9)
 

@@ -12,7 +12,6 @@ from dqlab.models.families import Sampler, family_of
 from dqlab.models.loading import open_component, open_pipeline
 from dqlab.models.motion import MOTIONS, motion_captions, motions_of
 from dqlab.models.recipes import recipe_for
-from dqlab.models.recipes.base import blended_weights, velocity_weights
 from dqlab.models.recipes.video import encode_frames
 from dqlab.models.recipes.video_dit import LATENT_CHANNELS, PADDED, texts, token_counts, tokenizer
 from dqlab.models.video_features import VideoFeatures, load_video_features
@@ -144,37 +143,6 @@ def test_what_video_dit_inherits_moves_slower(parents) -> None:
     assert not any("temporal" in names[id(p)] for p in slow["params"])
     assert len(fast["params"]) + len(slow["params"]) == len(names)
     assert slow["lr"] < recipe.settings["lr"]
-
-
-def test_an_error_of_noise_weighs_as_it_does_in_the_velocity() -> None:
-    """v = sqrt(abar) eps - sqrt(1 - abar) x_0, with the x_0 that x_t and eps leave."""
-    abar = recipe_for("video-dit").scheduler().alphas_cumprod.double()
-    t = torch.tensor([0, 100, 500, 700])
-    g = torch.Generator().manual_seed(0)
-    x_t, noise, wrong = (torch.randn(4, 6, generator=g, dtype=torch.double) for _ in range(3))
-    a, sigma = abar[t, None].sqrt(), (1 - abar[t, None]).sqrt()
-
-    def velocity(eps: torch.Tensor) -> torch.Tensor:
-        return a * eps - sigma * (x_t - sigma * eps) / a
-
-    off = (velocity(noise + wrong) - velocity(noise)).square().mean(1)
-    weights = velocity_weights(abar)
-    torch.testing.assert_close(off, weights[t] * wrong.square().mean(1))
-    assert weights.max() == 1000
-
-
-def test_the_last_quarter_of_video_dit_weighs_noise_otherwise(parents) -> None:
-    recipe = recipe_for("video-dit")
-    task, abar = recipe.task(Budget(steps=8), CPU), recipe.scheduler().alphas_cumprod
-    assert [(s.name, s.budget.steps) for s in task.stages] == [("clips", 6), ("noise", 2)]
-    batch = task.batch(torch.Generator().manual_seed(1))
-    lessons = recipe.lessons_of(task.module, CPU)
-    for stage, weights in zip(
-        task.stages, (blended_weights(abar), velocity_weights(abar)), strict=True
-    ):
-        stage.start()
-        with torch.no_grad():
-            assert task.loss(batch, Progress(0, 0.0)) == lessons.loss(weights, batch)
 
 
 def test_video_dit_after_training(parents) -> None:

@@ -140,25 +140,20 @@ class SupervisedTask:
 
 @dataclass
 class Part:
-    """One stretch of a `StagedTask`: its share of the budget, its batches and its loss.
-
-    Attributes:
-        parameters: what is trained: tensors, or groups of them with an `lr` of their own.
-
-    """
+    """One network of a `StagedTask`: its share of the budget, its batches and its loss."""
 
     name: str
     share: float
-    parameters: Sequence[Any]
+    network: nn.Module
     draw: Callable[[torch.Generator], Any]
     objective: Callable[[Any], Tensor]
     lr: float
 
     def stage(self, budget: Budget, start: Callable[[], None]) -> Stage:
-        """AdamW on the parameters, along a cosine."""
+        """AdamW on the network's own parameters, along a cosine."""
         return Stage(
             budget.share(self.share),
-            self.parameters,
+            list(self.network.parameters()),
             self.lr,
             cosine(0.02),
             clip_norm=1.0,
@@ -168,7 +163,7 @@ class Part:
 
 
 class StagedTask:
-    """Parts trained one after the other; saved, resumed and averaged as one module."""
+    """Networks trained one after the other; saved, resumed and averaged as one module."""
 
     def __init__(
         self,
@@ -209,15 +204,6 @@ def blended_weights(alphas_cumprod: Tensor, cap: float = 10.0) -> Tensor:
     """
     inverse_snr = ((1 - alphas_cumprod) / alphas_cumprod).clamp(max=cap)
     return 0.5 + 0.5 * inverse_snr / inverse_snr.mean()
-
-
-def velocity_weights(alphas_cumprod: Tensor, cap: float = 1000.0) -> Tensor:
-    """Loss weight per timestep, `[T]`, under which noise is learned as a velocity is.
-
-    An error e of eps is one of e / sqrt(abar) in v = sqrt(abar) eps - sqrt(1 - abar) x_0
-    (Salimans and Ho, "Progressive Distillation", ICLR 2022, appendix D): weight 1 / abar, capped.
-    """
-    return (1 / alphas_cumprod).clamp(max=cap)
 
 
 def weighted_noise_loss(predicted: Tensor, noise: Tensor, weight: Tensor) -> Tensor:

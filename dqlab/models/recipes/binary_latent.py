@@ -112,8 +112,7 @@ class BinaryLatent(Recipe):
             decoded = network(images, chance)
             return reconstruction_loss(images, decoded, judge, self.settings["perceptual_weight"])
 
-        rate = self.settings["autoencoder_lr"]
-        return Part("bits", share, list(network.parameters()), draw, objective, rate)
+        return Part("bits", share, network, draw, objective, self.settings["autoencoder_lr"])
 
     def _denoising(
         self, module: nn.ModuleDict, draw: Any, share: float, device: torch.device
@@ -139,8 +138,7 @@ class BinaryLatent(Recipe):
             logits = network(x_t, t, class_labels=labels).sample
             return binary_cross_entropy_with_logits(logits, paper.flips(clean, x_t))
 
-        rate = self.settings["transformer_lr"]
-        return Part("flips", share, list(network.parameters()), extended, objective, rate)
+        return Part("flips", share, network, extended, objective, self.settings["transformer_lr"])
 
     def export(self, module: nn.Module, folder: Path) -> None:
         """A BinaryLatentPipeline folder with fp16 weights."""

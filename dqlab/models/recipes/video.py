@@ -1,31 +1,21 @@
 """What the recipes of video models share: clips made on the fly, their latents, and the loss."""
 
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from dqlab.engine import Budget, Task
+from dqlab.engine import Budget
 from dqlab.models import fashion
 from dqlab.models.loading import open_component
 from dqlab.models.motion import Clips, film
 from dqlab.models.recipes.base import (
+    SupervisedTask,
     add_noise,
     blended_weights,
     weighted_noise_loss,
 )
 from dqlab.models.recipes.latent import LatentRecipe
-
-
-@dataclass(frozen=True)
-class VideoLessons:
-    """Batches drawn from a generator, and the loss of one under a weight for each timestep."""
-
-    draw: Callable[[torch.Generator], tuple[Tensor, ...]]
-    loss: Callable[[Tensor, tuple[Tensor, ...]], Tensor]
 
 
 class VideoRecipe(LatentRecipe):
@@ -39,20 +29,15 @@ class VideoRecipe(LatentRecipe):
     def told(self, clips: Clips, generator: torch.Generator) -> Tensor:
         """What the network is told about each clip, int64, as `ask` reads it."""
 
-    def task(self, budget: Budget, device: torch.device) -> Task:
+    def task(self, budget: Budget, device: torch.device) -> SupervisedTask:
         """Noise prediction on fresh clips of training images."""
         torch.manual_seed(0)
         module = self.model().to(device)
-        lessons, abar = self.lessons_of(module, device), self.scheduler().alphas_cumprod
-        loss = partial(lessons.loss, blended_weights(abar.to(device)))
-        return self.supervised(module, lessons.draw, loss, budget)
-
-    def lessons_of(self, module: nn.Module, device: torch.device) -> VideoLessons:
-        """Fresh clips of training images, and the loss on them under given weights."""
         autoencoder = open_component("autoencoder", "AutoencoderKL").to(device)
         grey, labels = (t.to(device) for t in fashion.load_split("train"))
         abar = self.scheduler().alphas_cumprod.to(device)
-        ask, settings = self.ask(module, device), self.settings
+        weights, ask = blended_weights(abar), self.ask(module, device)
+        settings = self.settings
 
         def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
             options = {"generator": generator, "device": device}
@@ -62,12 +47,12 @@ class VideoRecipe(LatentRecipe):
             t = torch.randint(len(abar), (len(clean),), **options)
             return clean, torch.randn(clean.shape, **options), t, told
 
-        def loss(weights: Tensor, batch: tuple[Tensor, ...]) -> Tensor:
+        def objective(batch: tuple[Tensor, ...]) -> Tensor:
             clean, noise, t, told = batch
             predicted = ask(add_noise(abar, clean, noise, t), t, told)
             return weighted_noise_loss(predicted, noise, weights[t])
 
-        return VideoLessons(draw, loss)
+        return self.supervised(module, draw, objective, budget)
 
     def dropped(self, count: int, generator: torch.Generator) -> Tensor:
         """Which of `count` captions are dropped, for classifier-free guidance; bool."""

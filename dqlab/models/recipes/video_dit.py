@@ -9,9 +9,7 @@ four does not.
 The noise schedule is Latte's linear one, not text-dit's. Sixteen frames of one garment, each with
 noise of its own, show through noise that would hide one: at the end of text-dit's schedule
 (abar = 0.0047) their average still tells the garment's outline, which a network learns to rely on
-and does not find when it samples from pure noise. The linear one ends at 4e-5. There, an error of
-noise that the loss hardly sees is a large one of x_0, and sampling begins with it: so the last
-quarter of the budget weighs noise as a velocity is weighed.
+and does not find when it samples from pure noise. The linear one ends at 4e-5.
 
 LattePipeline always takes half of the output channels for a variance. None is learned here,
 since DDIM has no use for one: those four output channels are zero, weights and all.
@@ -24,18 +22,16 @@ log n.
 """
 
 import copy
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dqlab.engine import Budget
 from dqlab.models import captions
 from dqlab.models.loading import open_component, open_pipeline
 from dqlab.models.motion import MOTIONS, Clips, motion_captions
-from dqlab.models.recipes.base import Part, StagedTask, blended_weights, velocity_weights
 from dqlab.models.recipes.latent import Ask
 from dqlab.models.recipes.video import VideoRecipe
 
@@ -60,27 +56,9 @@ class VideoDiT(VideoRecipe):
         "drop_caption": 0.1,
         "drop_motion": 0.25,
         "weighting": "0.5 + 0.5 min(1/SNR, 10), normalised",
-        "last_weighting": "min(1/abar, 1000)",
-        "last_share": 0.25,
         "schedule": "linear, 1000 steps",
     }
     starts_from = ("autoencoder", "text-dit")
-
-    def task(self, budget: Budget, device: torch.device) -> StagedTask:
-        """The usual loss, then one that counts what happens in almost pure noise."""
-        torch.manual_seed(0)
-        module, settings = self.model().to(device), self.settings
-        lessons, abar = self.lessons_of(module, device), self.scheduler().alphas_cumprod.to(device)
-        common, last = (
-            partial(lessons.loss, weights)
-            for weights in (blended_weights(abar), velocity_weights(abar))
-        )
-        every, rate, share = list(module.parameters()), settings["lr"], settings["last_share"]
-        parts = [
-            Part("clips", 1 - share, self.parameters(module), lessons.draw, common, rate),
-            Part("noise", share, every, lessons.draw, last, settings["inherited_lr"]),
-        ]
-        return StagedTask(module, parts, self.fingerprint, budget, settings["ema_decay"])
 
     def scheduler(self):
         """DDIM, trailing spacing, no clipping, Latte's betas (diffusers' defaults)."""
