@@ -60,9 +60,10 @@ def test_a_model_paints_what_it_is_told(name) -> None:
     assert min(found["colour"], found["background"]) >= 0.75
 
 
-def test_a_clip_keeps_its_colours_and_moves() -> None:
+@pytest.mark.parametrize("name", ["video-unet", "video-dit"])
+def test_a_clip_keeps_its_colours_and_moves(name) -> None:
     """By chance a frame in four has its clip's background, one in eight its colour."""
-    pipe, wanted = dqlab.load("video-unet"), list(seeds.GALLERY[:2])
+    pipe, wanted = dqlab.load(name), list(seeds.GALLERY[:2])
     clips = family_of(pipe).run(pipe, Sampler(10), wanted)
     same = frame_consistency(clips, load_classifier())
     assert min(same["colour"].mean, same["background"].mean) >= 0.75
