@@ -274,8 +274,8 @@ for ratio, gain in curve.iloc[[3, 6, 9]].itertuples(index=False):
 explore.decider_explorer(curve, found)
 
 # %% [markdown]
-# Our own shortcuts lie near 1, where there is little to gain. Layer by layer, at the shortcut's
-# own output:
+# Our own shortcuts lie at the flat end of the curve, where there is little to gain. Layer by layer,
+# at the shortcut's own output:
 
 # %% tags=["nbval-unit-db"]
 gains = ph.shortcuts.split_gains(found, measured.LAYER_BITS)
@@ -446,7 +446,7 @@ claims |= text.claims(told.frames["sources"])
 explore.claims_table(claims)
 
 # %% [markdown]
-# Where splitting gives nothing here, look at the decider: our ratios lie near 1. A deeper network,
+# Where splitting gives nothing here, look at the decider: our ratios are small. A deeper network,
 # or one trained longer, may move along that axis; the slider does.
 #
 # Not measured here: the symmetric levels of the paper's CIFAR-10 script, windows at 4 bits with
