@@ -272,6 +272,19 @@ def test_train(run, refused, monkeypatch, tmp_path) -> None:
     assert "No training recipe 'big'" in refused("train", "big", "--steps", "1")
 
 
+def test_train_hands_on_what_it_was_asked(run, monkeypatch, tmp_path) -> None:
+    told: dict[str, object] = {}
+    monkeypatch.setattr(
+        "dqlab.models.training.train_model", lambda name, **asked: told.update(asked, name=name)
+    )
+    options = ("--steps", "3", "--batch", "8", "--device", "cpu", "--fresh")
+    assert run("train", "pixel-unet", *options, "--out", str(tmp_path))[0] == 0
+    assert told == {
+        "name": "pixel-unet", "minutes": None, "steps": 3, "batch": 8, "device": "cpu",
+        "fresh": True, "out": tmp_path,
+    }  # fmt: skip
+
+
 def test_train_what_is_missing(run, refused, monkeypatch, tmp_path) -> None:
     trained: list[str] = []
     monkeypatch.setattr(

@@ -274,8 +274,8 @@ for ratio, gain in curve.iloc[[3, 6, 9]].itertuples(index=False):
 explore.decider_explorer(curve, found)
 
 # %% [markdown]
-# Our own shortcuts lie at the flat end of the curve, where there is little to gain. Layer by layer,
-# at the shortcut's own output:
+# Our own shortcuts lie at the flat end of the curve, where there is little to gain. Layer by
+# layer, at the shortcut's own output:
 
 # %% tags=["nbval-unit-db"]
 gains = ph.shortcuts.split_gains(found, measured.LAYER_BITS)

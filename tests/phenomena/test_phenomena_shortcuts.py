@@ -285,6 +285,12 @@ def test_everything_is_measured(wide_pipe, sampler, shipped, monkeypatch) -> Non
     assert run["nearest, split"] == run["learned, split"]  # nothing was learned here
 
 
+def test_learned_settings_differ_in_one_thing_each() -> None:
+    nearest, one, split = measured.LEARNED.values()
+    assert split == nearest | {"reconstruct": True} == one | {"split": True}
+    assert nearest["split"] and not nearest["reconstruct"] and not one["split"]
+
+
 @pytest.mark.parametrize(
     ("noise", "outcome"), [(0.1, OUTCOMES[0]), (0.9, OUTCOMES[1]), (1.5, OUTCOMES[2])]
 )
