@@ -472,8 +472,8 @@ pixel = dqlab.load("pixel-unet")
 states = record(pixel, seeds.HELD_OUT[:1])[0][::2]
 live = ph.smoothing.smoothing_gains(pixel, states)
 kept = results.frames["smoothing"].query("model == 'pixel-unet'")
-medians = [float(frame["gain"].median()) for frame in (kept, live)]
-print(redo("pixel-unet, A6, median block's gain", *medians, tolerance=0.2, unit="dB"))
+best = [float(frame["gain"].max()) for frame in (kept, live)]
+print(redo("pixel-unet, A6, most that a block gains", *best, tolerance=0.2, unit="dB"))
 
 # %%
 curve = ph.smoothing.synthetic_gain([1, 1.5, 2, 3, 4, 6, 8, 12, 16])
