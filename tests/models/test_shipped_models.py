@@ -6,13 +6,15 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 import dqlab
 from dqlab import seeds
-from dqlab.metrics import prompt_fidelity
+from dqlab.metrics import prompt_fidelity, quality
+from dqlab.metrics.card import render
 from dqlab.metrics.restoration import psnr, restore
 from dqlab.metrics.video import frame_consistency
 from dqlab.models.captions import attributes_of
 from dqlab.models.classifier import load_classifier
 from dqlab.models.families import Sampler, family_of
 from dqlab.models.fashion import load_held_out
+from dqlab.models.loading import read_json
 from dqlab.models.tint import dress, held_out_pictures
 from dqlab.models.upscaling import enlarge, shrink
 from dqlab.paths import models_dir
@@ -110,3 +112,10 @@ def test_bits_agree_with_their_neighbours() -> None:
 def test_shipped_files_name_no_place_on_any_machine() -> None:
     for path in models_dir().rglob("*.json"):
         assert "_name_or_path" not in path.read_text(), path
+
+
+@pytest.mark.parametrize("name", sorted(quality.MEASURES))
+def test_a_shipped_card_tells_what_its_records_hold(name) -> None:
+    folder = models_dir() / name
+    records = (read_json(folder / f"{kind}.json") for kind in ("training", "quality"))
+    assert (folder / "README.md").read_text() == render(name, *records)
