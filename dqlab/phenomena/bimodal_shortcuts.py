@@ -92,14 +92,7 @@ def calibration_states(pipe, plan: Plan | None = None) -> States:
 def rung(pipe, name: str, weights: int, activations: int, calibration: States, plan=None):
     """One rung of the ladder: a quantized pipeline."""
     slug, options = RUNGS[name]
-    return quantize(
-        pipe,
-        recipe(slug, **options),
-        weights,
-        activations,
-        sampler=(plan or Plan()).sampler,
-        calibration=calibration,
-    )
+    return _quantized(pipe, recipe(slug, **options), (weights, activations), calibration, plan)
 
 
 def imbalanced(pipe, factor: float, calibration: States, plan: Plan | None = None):
@@ -114,14 +107,14 @@ def imbalanced(pipe, factor: float, calibration: States, plan: Plan | None = Non
 def eight_bits(pipe, factor: float, split: bool, calibration: States, plan: Plan | None = None):
     """Min-max at W8A8, split or not, of the network with that injection."""
     options = RUNGS["min-max"][1] | {"split": split}
-    return quantize(
-        imbalanced(pipe, factor, calibration, plan),
-        recipe("q-diffusion", **options),
-        8,
-        8,
-        sampler=(plan or Plan()).sampler,
-        calibration=calibration,
-    )
+    harder = imbalanced(pipe, factor, calibration, plan)
+    return _quantized(harder, recipe("q-diffusion", **options), (8, 8), calibration, plan)
+
+
+def _quantized(pipe, chosen, bits: tuple[int, int], calibration: States, plan: Plan | None):
+    """Weight and activation bits; the plan's sampler."""
+    sampler = (plan or Plan()).sampler
+    return quantize(pipe, chosen, *bits, sampler=sampler, calibration=calibration)
 
 
 def measure(pipe, plan: Plan | None = None, say: stored.Say = stored.silent) -> stored.Found:
@@ -190,13 +183,7 @@ def _learned(pipe, plan: Plan, calibration: States, held_out: States, say):
     """`LEARNED` at the ladder's first bits: error powers, and how far its own runs go astray."""
     powers, runs = [], {}
     for name, options in LEARNED.items():
-        q = quantize(
-            pipe,
-            recipe("q-diffusion", **options),
-            *plan.bits[0],
-            sampler=plan.sampler,
-            calibration=calibration,
-        )
+        q = _quantized(pipe, recipe("q-diffusion", **options), plan.bits[0], calibration, plan)
         powers.append(powers_of(q, held_out).assign(setting=name))
         runs[name], _ = record(q, seeds.HELD_OUT[: plan.held_out], plan.sampler)
         say(f"{name}: {mean_sqnr_db(powers[-1]):.2f} dB")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dqlab.kernels import named
+from dqlab.kernels.quantize.hard_values import hard_values
 
 SCALES = (1.0, 0.1, 1 / 3, 1e-30)
 ZEROS_AND_BITS = ((0, 8), (128, 8), (-37, 8), (7, 4), (1, 1))
@@ -24,23 +25,12 @@ CALLS = 50
 WARM_UP = 10
 
 
-def hard_values(count: int, scale: float, generator: torch.Generator) -> Tensor:
-    """Random values, exact halves, their upper neighbours, values far out, infinities and NaN."""
-    device = generator.device
-    halves = (torch.arange(count, device=device) % 601 - 300 + 0.5) * scale
-    near = torch.nextafter(halves, torch.full_like(halves, float("inf")))
-    drawn = torch.randn(count, generator=generator, device=device) * 40 * scale
-    rows = torch.arange(count, device=device)
-    x = torch.stack([drawn, halves, near, halves * 1e30])[rows % 4, rows]
-    x[::1009], x[1::1009], x[2::1009] = float("nan"), float("inf"), -float("inf")
-    return x
-
-
 def wrong_codes(device: torch.device) -> int:
     """Codes in which the kernel and the reference differ, over all settings."""
     generator, wrong = torch.Generator(device).manual_seed(0), 0
     for scale in SCALES:
         x = hard_values(1_000_003, scale, generator)
+        x[::1009], x[1::1009], x[2::1009] = float("nan"), float("inf"), -float("inf")
         for zero_point, bits in ZEROS_AND_BITS:
             numbers = settings(scale, zero_point, device)
             codes = [run(name, x, *numbers, bits) for name in ("triton", "reference")]
